@@ -1,16 +1,16 @@
 """Every error that previa raises on purpose; each message says where, what was found, what was expected, what to do.
 
-    PreviaError
-    ├── InputError (ValueError)       a value handed in is wrong
-    │   ├── AlphaError                weights of tasks: negative, not summing to one, wrong number
-    │   ├── ParamsError               tensors missing, extra or misshapen between tasks
-    │   ├── NotFiniteError            NaN or infinity in parameters, precisions or scores
-    │   └── PrecisionError            a precision that is not positive
-    ├── FileError (OSError)           a file is missing, truncated, corrupt, or cannot be written
-    │   └── StoreError                a result store of another study, another schema, or damaged
-    ├── StudyError (ValueError)       a study file says something that previa cannot follow
-    ├── ScoreError (RuntimeError)     a user's score function raised, or returned something that is no score
-    └── MissingExtraError (ImportError)    an optional dependency is not installed
+PreviaError
+├── InputError (ValueError)       a value handed in is wrong
+│   ├── AlphaError                weights of tasks: negative, not summing to one, wrong number
+│   ├── ParamsError               tensors missing, extra or misshapen between tasks
+│   ├── NotFiniteError            NaN or infinity in parameters, precisions or scores
+│   └── PrecisionError            a precision that is not positive
+├── FileError (OSError)           a file is missing, truncated, corrupt, or cannot be written
+│   └── StoreError                a result store of another study, another schema, or damaged
+├── StudyError (ValueError)       a study file says something that previa cannot follow
+├── ScoreError (RuntimeError)     a user's score function raised, or returned something that is no score
+└── MissingExtraError (ImportError)    an optional dependency is not installed
 """
 
 

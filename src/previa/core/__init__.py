@@ -1,1 +1,1 @@
-
+"""The mathematics: posterior families, merge and EM. Needs torch and nothing else."""

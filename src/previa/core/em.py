@@ -1,0 +1,107 @@
+"""EM for products of mixtures, and MM for heavy tails: each M-step is a merge (eq. 12, 14, Algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from previa.core.isotropic import Isotropic
+from previa.core.merge import with_prior
+from previa.core.mixture import Mixture
+from previa.core.params import Flat
+from previa.core.posterior import Bounded, Posterior
+from previa.core.weighted import weighted_modes
+from previa.errors import AlphaError
+
+SETTLED = 1e-8  # largest change of a weight, relative to the row's largest, at which EM has converged
+
+
+def em(
+    alpha: Tensor, posteriors: Sequence[Posterior | Bounded], prior: Posterior | None, max_iterations: int
+) -> tuple[Flat, dict[str, Tensor]]:
+    """A local maximum of F(theta) = sum_t alpha_t log q_t(theta) + gamma log p0(theta) for each row of alpha [A, T].
+
+    E-step w_tk = q_t.bound(theta); M-step theta = mode of sum_tk alpha_t w_tk lambda_tk + gamma lambda_0. F never falls.
+    It is not concave: starts are the merge with each mixture's own weights (0), the plain average of all components (1), and
+    the solution of the nearest other weighting (2); the best is kept. Returns theta [A, P] and, [A] each: iterations,
+    converged (0 or 1), objective F, effective_k (1/sum r^2, averaged over tasks by alpha), start.
+    Raises AlphaError where gamma is negative: F has no bound then.
+    """
+    if prior is not None and bool((alpha.sum(-1) > 1 + 1e-9).any()):
+        raise AlphaError(
+            "alpha sums to more than one: with mixtures or Student-t a prior of negative weight has no maximum."
+        )
+    qs = [q if isinstance(q, Bounded) else Mixture([q]) for q in posteriors]
+    product = _Product(alpha, qs, prior)
+    weights = torch.cat([a[:, None] * q.start().to(a) for a, q in zip(alpha.T, qs, strict=True)], -1)
+    plain = [Isotropic(q.mode()) for q in product.members]
+    best = _ascend(product, product.m_step(weights), max_iterations)
+    best["start"] = torch.zeros(len(alpha))
+    _keep_better(best, _ascend(product, weighted_modes(weights, plain), max_iterations), 1)
+    if len(alpha) > 1:
+        apart = torch.cdist(alpha, alpha).fill_diagonal_(torch.inf)
+        neighbours = Flat(product.layout, best["theta"][apart.argmin(1)])
+        _keep_better(best, _ascend(product, neighbours, max_iterations), 2)
+    return Flat(product.layout, best.pop("theta")), best
+
+
+class _Product:
+    """F(theta) for all rows of alpha, its E-step and its M-step."""
+
+    def __init__(self, alpha: Tensor, qs: Sequence[Bounded], prior: Posterior | None) -> None:
+        self.alpha, self.qs, self.prior = alpha, qs, prior
+        self.members = [component for q in qs for component in q.components]
+        self.layout = qs[0].layout
+
+    def e_step(self, theta: Flat, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(F [a], alpha_t w_tk [a, sum K], effective K [a]) at theta [a, P], for these rows of alpha."""
+        alpha = self.alpha[rows]
+        F, K = torch.zeros(len(alpha)).double(), torch.zeros(len(alpha)).double()
+        weights = []
+        for a, q in zip(alpha.T, self.qs, strict=True):
+            log_q, w = (part.to(a) for part in q.bound(theta))
+            F += a * log_q
+            r = w / w.sum(-1, keepdim=True)
+            K += a * r.square().sum(-1).reciprocal()
+            weights.append(a[:, None] * w)
+        if self.prior is not None:
+            F += (1 - alpha.sum(-1)) * self.prior.log_density(theta).to(alpha)
+        return F, torch.cat(weights, -1), K / alpha.sum(-1)
+
+    def m_step(self, weights: Tensor, rows: Tensor | None = None) -> Flat:
+        """The merge of all components with these weights [a, sum K], and of the prior with gamma = 1 - sum(alpha)."""
+        if self.prior is None:
+            return weighted_modes(weights, self.members)
+        alpha = self.alpha if rows is None else self.alpha[rows]
+        gamma, _ = with_prior(alpha, [], self.prior)
+        return weighted_modes(torch.cat([weights, gamma[:, -1:]], -1), [*self.members, self.prior])
+
+
+def _ascend(product: _Product, start: Flat, max_iterations: int) -> dict[str, Tensor]:
+    """EM from ``start`` [A, P]; rows that have settled drop out."""
+    theta = start.vector.clone()
+    A = len(theta)
+    out = {name: torch.zeros(A).double() for name in ("iterations", "converged", "objective", "effective_k")}
+    rows = torch.arange(A)
+    before: Tensor | None = None
+    for iteration in range(max_iterations + 1):
+        F, weights, K = product.e_step(Flat(start.layout, theta[rows]), rows)
+        out["objective"][rows], out["effective_k"][rows], out["iterations"][rows] = F, K, float(iteration)
+        if before is not None:
+            settled = (weights - before).abs().amax(-1) <= SETTLED * weights.amax(-1)
+            out["converged"][rows[settled]] = 1.0
+            rows, weights = rows[~settled], weights[~settled]
+        if not len(rows) or iteration == max_iterations:
+            break
+        theta[rows] = product.m_step(weights, rows).vector.to(theta)
+        before = weights
+    return {"theta": theta, **out}
+
+
+def _keep_better(best: dict[str, Tensor], found: dict[str, Tensor], start: int) -> None:
+    better = found["objective"] > best["objective"]
+    for name, values in found.items():
+        best[name][better] = values[better]
+    best["start"][better] = float(start)

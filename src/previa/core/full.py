@@ -1,0 +1,85 @@
+"""Gaussian with a full precision matrix, for small models: Hessian-weighted merging as the paper writes it (eq. 10)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Self, final
+
+import torch
+from torch import Tensor
+
+from previa.core.params import Flat, Layout, Params
+from previa.errors import ParamsError, PrecisionError
+
+
+@final
+@dataclass(frozen=True)
+class Full:
+    """N(theta | mean, H^-1), H a symmetric positive definite matrix [P, P] in the order of ``mean``'s tensors.
+
+    lambda = (H, H mean), T(theta) = (-theta theta'/2, theta). Held in float64.
+    Raises ParamsError where the shapes do not match, PrecisionError where H is not positive definite.
+    """
+
+    mean: Params
+    precision: Tensor
+
+    def __post_init__(self) -> None:
+        mean = Flat.of(self.mean)
+        H = self.precision.detach().double()
+        P = mean.layout.size
+        if H.shape[-2:] != (P, P):
+            raise ParamsError(
+                f"Full: the precision has shape {tuple(H.shape)}, but {P} parameters need ({P}, {P})."
+            )
+        H = 0.5 * (H + H.mT)
+        if bool((torch.linalg.cholesky_ex(H).info != 0).any()):
+            raise PrecisionError(
+                "Full: the precision is not positive definite. A Hessian away from a minimum has negative directions: "
+                "use a Gauss-Newton matrix, or add a prior precision."
+            )
+        object.__setattr__(self, "mean", Flat(mean.layout, mean.vector.double()))
+        object.__setattr__(self, "precision", H)
+
+    @property
+    def layout(self) -> Layout:
+        """Names and shapes of the parameters."""
+        return self._m.layout
+
+    def natural(self) -> tuple[Tensor, Tensor]:
+        """(H as a vector [..., P*P], H mean [..., P])."""
+        return self.precision.flatten(-2), (self.precision @ self._m.vector.unsqueeze(-1)).squeeze(-1)
+
+    def from_natural(self, natural: tuple[Tensor, ...]) -> Self:
+        """H and mean = H^-1 (H mean). Raises PrecisionError where H is not positive definite."""
+        P = self.layout.size
+        H, Hm = natural[0].view(*natural[0].shape[:-1], P, P), natural[1]
+        L, info = torch.linalg.cholesky_ex(H)
+        if bool((info != 0).any()):
+            raise PrecisionError("Full: the weighted sum of precisions is not positive definite.")
+        merged = object.__new__(type(self))  # without the second factorisation of __init__
+        object.__setattr__(
+            merged, "mean", Flat(self.layout, torch.cholesky_solve(Hm.unsqueeze(-1), L).squeeze(-1))
+        )
+        object.__setattr__(merged, "precision", H)
+        return merged
+
+    def mode(self) -> Flat:
+        """The mean."""
+        return self._m
+
+    def log_density(self, theta: Params) -> Tensor:
+        """-P/2 log 2 pi + 1/2 log det H - 1/2 (theta - mean)' H (theta - mean), float64."""
+        x, m = Flat.of(theta, self.layout).vector.double(), self._m.vector
+        if x.dim() > 1 and m.dim() > 1:
+            x = x.unsqueeze(-2)  # [A, 1, P] against [K, P]
+        d = (x - m).unsqueeze(-1)
+        square = (d.mT @ self.precision @ d).squeeze(-1).squeeze(-1)
+        logdet = 2 * torch.linalg.cholesky(self.precision).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        density: Tensor = -0.5 * self.layout.size * math.log(2 * math.pi) + 0.5 * logdet - 0.5 * square
+        return density
+
+    @property
+    def _m(self) -> Flat:
+        return Flat.of(self.mean)

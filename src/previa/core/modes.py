@@ -1,0 +1,104 @@
+"""modes: the preview parameters for every weighting, in closed form or by EM (eq. 10, 12, 14)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from previa.core.em import em
+from previa.core.merge import Alphas, as_alphas, with_prior
+from previa.core.params import Flat
+from previa.core.posterior import Bounded, Posterior
+from previa.core.weighted import weighted_modes, weighted_parts
+from previa.errors import InputError
+
+Blocks = Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Modes:
+    """Preview parameters of A weightings, and what finding them took."""
+
+    params: Flat
+    """[A, P]"""
+    stats: Mapping[str, Tensor]
+    """[A] each: empty for a closed form; for EM iterations, converged, objective, effective_k, start"""
+
+
+def modes(
+    alphas: Alphas,
+    posteriors: Sequence[Posterior | Bounded],
+    prior: Posterior | None = None,
+    *,
+    blocks: Blocks | None = None,
+    max_iterations: int = 500,
+) -> Modes:
+    """argmax_theta log p0(theta)*gamma + sum_t alpha_t log q_t(theta), for each row of alphas [A, T] (eq. 8).
+
+    Exponential families: one matrix product per chunk of parameters. Mixtures and Student-t: EM from several starts.
+    blocks: (start, stop) ranges that tile the parameter vector, as Layout.blocks() gives; a mixture is then taken as a product
+    of mixtures, one a block, with responsibilities of its own (for mixtures and Student-t only).
+    Raises AlphaError, InputError, ParamsError, PrecisionError as ``merge``.
+    """
+    if not posteriors:
+        raise InputError("modes: there are no posteriors.")
+    alpha = as_alphas(alphas, len(posteriors)).view(-1, len(posteriors))
+    if all(isinstance(q, Posterior) for q in posteriors):
+        weights, members = with_prior(alpha, [q for q in posteriors if isinstance(q, Posterior)], prior)
+        return Modes(weighted_modes(weights, members), {})
+    if blocks is None:
+        return Modes(*em(alpha, posteriors, prior, max_iterations))
+    return _blockwise(alpha, posteriors, prior, blocks, max_iterations)
+
+
+def mode_parts(
+    alphas: Alphas, posteriors: Sequence[Posterior], prior: Posterior | None = None
+) -> Iterator[tuple[slice, Tensor]]:
+    """The closed-form modes of all weightings in chunks: (entries, values [A, chunk]), for models too large for [A, P].
+
+    Raises as ``modes``; the yielded tensor is the caller's to keep.
+    """
+    alpha = as_alphas(alphas, len(posteriors)).view(-1, len(posteriors))
+    weights, members = with_prior(alpha, posteriors, prior)
+    return weighted_parts(weights, members)
+
+
+def _blockwise(
+    alpha: Tensor,
+    posteriors: Sequence[Posterior | Bounded],
+    prior: Posterior | None,
+    blocks: Blocks,
+    max_iterations: int,
+) -> Modes:
+    layout = posteriors[0].layout
+    ends = [0, *(stop for _, stop in blocks)]
+    if [start for start, _ in blocks] != ends[:-1] or ends[-1] != layout.size:
+        raise InputError(f"modes: blocks must tile the {layout.size} parameters in order without gaps.")
+    theta, stats = [], []
+    for start, stop in blocks:
+        parts = [_part(q, start, stop) for q in posteriors]
+        prior_part = None if prior is None else _part(prior, start, stop)
+        assert prior_part is None or isinstance(prior_part, Posterior)
+        flat, stat = em(alpha, parts, prior_part, max_iterations)
+        theta.append(flat.vector)
+        stats.append(stat)
+    rows = {name: torch.stack([stat[name] for stat in stats]) for name in stats[0]}
+    joined = {
+        "iterations": rows["iterations"].amax(0),
+        "converged": rows["converged"].amin(0),
+        "objective": rows["objective"].sum(0),
+        "effective_k": rows["effective_k"].mean(0),
+        "start": rows["start"].mode(0).values,
+    }
+    return Modes(Flat(layout, torch.cat(theta, -1)), joined)
+
+
+def _part(q: Posterior | Bounded, start: int, stop: int) -> Posterior | Bounded:
+    if not hasattr(q, "part"):
+        raise InputError(
+            f"modes: {type(q).__name__} does not factorise over parameters, so it has no blocks."
+        )
+    return q.part(start, stop)
