@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import is_dataclass, replace
 
 import torch
 from torch import Tensor
@@ -65,8 +64,7 @@ def merge(alpha: Alphas, posteriors: Sequence[Posterior], prior: Posterior | Non
 def check_negative_gamma(weights: Tensor, merged: Posterior) -> None:
     """Raise PrecisionError where a prior of negative weight leaves no valid posterior: its own checks are run again."""
     try:
-        if is_dataclass(merged) and not isinstance(merged, type):
-            replace(merged)
+        getattr(merged, "__post_init__", bool)()
     except PrecisionError as error:
         total = float(weights[..., :-1].sum(-1).max())
         raise PrecisionError(
