@@ -1,0 +1,103 @@
+"""Workers: results as they come, a death loses one item, leaving early ends them."""
+
+import os
+import signal
+import time
+
+import pytest
+import torch
+
+from previa.errors import InputError, PreviaError
+from previa.run.executors import map_processes
+
+_offset: list[int] = []
+
+
+def set_offset(value: int) -> None:
+    _offset.append(value)
+
+
+def refuse() -> None:
+    raise ValueError("no such model")
+
+
+def work(x: int) -> int:
+    if x == 13:
+        raise ValueError("an unlucky number")
+    if x == 99:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x * x + (_offset[-1] if _offset else 0)
+
+
+def threads(x: int) -> int:
+    return torch.get_num_threads()
+
+
+def make_lambda(x: int) -> object:
+    return lambda: x
+
+
+def sleep(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def leave(x: int) -> None:
+    os._exit(3)
+
+
+def test_one_worker_is_this_process():
+    outcomes = list(map_processes(lambda x: (os.getpid(), x), [1, 2], 1))
+    assert [o.value for o in outcomes] == [(os.getpid(), 1), (os.getpid(), 2)]
+
+
+def test_what_raises_is_an_outcome_and_the_others_go_on():
+    outcomes = list(map_processes(work, [12, 13, 14], 1))
+    assert [o.failure is None for o in outcomes] == [True, False, True]
+    assert outcomes[1].failure.startswith("ValueError: an unlucky number (in work")
+
+
+def test_a_worker_that_dies_loses_only_its_item():
+    outcomes = {o.item: o for o in map_processes(work, [1, 2, 99, 13, 3, 4, 5], 2, set_offset, (100,))}
+    assert sorted(outcomes) == [1, 2, 3, 4, 5, 13, 99]
+    assert {i: outcomes[i].value for i in (1, 2, 3, 4, 5)} == {1: 101, 2: 104, 3: 109, 4: 116, 5: 125}
+    assert "ended by SIGKILL. Out of memory?" in outcomes[99].failure
+    assert "unlucky" in outcomes[13].failure
+
+
+def test_workers_use_one_thread_and_results_that_cannot_be_sent_are_failures():
+    assert [o.value for o in map_processes(threads, [0], 2)] == [1]
+    (outcome,) = map_processes(make_lambda, [0], 2)
+    assert "cannot be sent back" in outcome.failure
+
+
+def test_an_exit_code_is_named():
+    (outcome,) = map_processes(leave, [0], 2)
+    assert outcome.failure == "the worker process ended with exit code 3."
+
+
+def test_a_failing_set_up_is_one_clear_error():
+    with pytest.raises(PreviaError, match=r"could not start: ValueError: no such model"):
+        list(map_processes(work, [1, 2], 2, refuse))
+
+
+def test_functions_that_cannot_be_imported_are_refused():
+    with pytest.raises(InputError, match="workers=1"):
+        list(map_processes(lambda x: x, [1, 2], 2))
+
+
+def test_no_items_need_no_workers():
+    assert list(map_processes(work, [], 2)) == []
+
+
+def test_less_than_one_worker_is_refused():
+    with pytest.raises(InputError, match="at least 1"):
+        list(map_processes(work, [1], 0))
+
+
+def test_leaving_early_ends_the_workers_at_once():
+    start = time.perf_counter()
+    outcomes = map_processes(sleep, [0.0, 600.0, 600.0], 2)
+    assert next(outcomes).value == 0.0
+    outcomes.close()
+    assert time.perf_counter() - start < 60
