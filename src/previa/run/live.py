@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -87,25 +88,24 @@ def recalibrated(
 
     Only normalisations see training mode, so dropout stays off; ``forward(model, batch)`` runs the model.
     """
-    held = list(batches)
+    return partial(_recalibrate, list(batches), forward)
 
-    def recalibrate(model: Module) -> None:
-        norms = [m for m in model.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
-        momenta = [norm.momentum for norm in norms]
-        try:
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # a cumulative average
-                norm.train()
-            with torch.no_grad():
-                for batch in held:
-                    forward(model, batch)
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
-                norm.eval()
 
-    return recalibrate
+def _recalibrate(batches: list[Tensor], forward: Callable[[Module, Tensor], object], model: Module) -> None:
+    norms = [m for m in model.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
+    momenta = [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a cumulative average
+            norm.train()
+        with torch.no_grad():
+            for batch in batches:
+                forward(model, batch)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()
 
 
 def unchanged(model: Module) -> None:

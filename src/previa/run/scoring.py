@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,18 +33,17 @@ def accuracy(model: Module, test: tuple[Tensor, Tensor]) -> Tensor:
 
 def scorer(tests: Mapping[str, tuple[Score, Any]]) -> Scorer:
     """A scorer of all tasks from each task's (score, test). The scorer raises ScoreError naming the task that raised."""
-    held = dict(tests)
+    return partial(_score_each, dict(tests))
 
-    def score(model: Module) -> dict[str, Scores]:
-        scores = {}
-        for task, (one, test) in held.items():
-            try:
-                scores[task] = one(model, test)
-            except Exception as error:
-                raise ScoreError(f"task {task!r}: {describe(error)}") from error
-        return scores
 
-    return score
+def _score_each(tests: Mapping[str, tuple[Score, Any]], model: Module) -> dict[str, Scores]:
+    scores = {}
+    for task, (score, test) in tests.items():
+        try:
+            scores[task] = score(model, test)
+        except Exception as error:
+            raise ScoreError(f"task {task!r}: {describe(error)}") from error
+    return scores
 
 
 def scored(model: Module, score: Scorer, tasks: Sequence[str]) -> dict[str, float | NDArray[Any]]:
