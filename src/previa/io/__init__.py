@@ -1,1 +1,18 @@
+"""Files to core and back: checkpoints, posteriors beside them, merging without holding a model in memory."""
 
+from previa.io.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+from previa.io.merge_files import merge_checkpoints
+from previa.io.posterior_file import load_posterior, open_posterior, save_posterior
+from previa.io.provenance import Provenance, check_conventions
+
+__all__ = [
+    "Checkpoint",
+    "Provenance",
+    "check_conventions",
+    "load_posterior",
+    "merge_checkpoints",
+    "open_checkpoint",
+    "open_posterior",
+    "save_checkpoint",
+    "save_posterior",
+]
