@@ -167,6 +167,8 @@ def test_a_dtype_is_for_floating_point_tensors_only(tmp_path: Path) -> None:
     found = open_checkpoint(tmp_path / "x")
     assert [found[name].dtype for name in PARAMS] == [torch.bfloat16, torch.bfloat16, torch.int64]
     assert torch.equal(found["a.weight"], W.bfloat16())
+    with pytest.raises(InputError, match=r"dtype is torch\.int8; expected one for weights"):
+        save_checkpoint(tmp_path / "x", PARAMS, dtype=torch.int8)
 
 
 def test_a_checkpoint_can_be_rewritten_in_place_from_itself(tmp_path: Path) -> None:

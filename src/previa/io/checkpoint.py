@@ -127,6 +127,10 @@ def save_checkpoint(
     metadata = {"format": "pt", **(metadata or {})}
     if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
         raise InputError(f"{path}: the header's metadata must be strings by strings; found {metadata}.")
+    if dtype is not None and not dtype.is_floating_point:
+        raise InputError(
+            f"{path}: dtype is {dtype}; expected one for weights, such as torch.float32 or torch.bfloat16."
+        )
     if "__metadata__" in params:
         raise ParamsError(
             f"{path}: a tensor is called '__metadata__', which safetensors keeps for itself. Rename it."
