@@ -1,1 +1,8 @@
+"""Pictures from stored results: figures for a paper, and one interactive HTML report."""
 
+from previa.show.contours import contours
+from previa.show.histograms import histograms
+from previa.show.per_task import per_task
+from previa.show.report import write_report
+
+__all__ = ["contours", "histograms", "per_task", "write_report"]

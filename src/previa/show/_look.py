@@ -1,0 +1,163 @@
+"""What all pictures share: names of methods, colours, the pick, the colour levels, and how a figure is made and saved."""
+
+import math
+import re
+import textwrap
+import warnings
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from previa.errors import FileError, InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    from previa.study.preview import Preview
+
+Array = NDArray[np.float64]
+
+TRUTH = "Joint finetuning (truth)"
+LABELS = {
+    "simple": "Simple averaging",
+    "task_arithmetic": "Task arithmetic",
+    "ivon_hessian": "Hessian-weighted, IVON",
+    "squared_gradients": "Hessian-weighted, squared gradients",
+    "mixture": "Mixture-weighted, EM",
+    "joint": TRUTH,
+}
+
+SHORT = {  # where there is no room for the long ones
+    "simple": "Simple",
+    "ivon_hessian": "Hessian, IVON",
+    "squared_gradients": "Hessian, sq. grad.",
+    "mixture": "Mixture, EM",
+    "joint": "Truth",
+}
+
+INK, MUTED, RULE, PAPER = "#1d1c1a", "#6b675f", "#d9d4c8", "#ffffff"
+MAP = "viridis"  # perceptually uniform, and ordered by lightness alone, so that no colour vision is needed
+# Okabe and Ito's colours, without the yellow that vanishes on white; line styles repeat what the colours say.
+LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1)), (0, (8, 2)))
+PIXELS_PER_INCH = 140
+
+
+def label(method: str) -> str:
+    """The name of a method for a person: the known ones in words, any other as it is."""
+    return LABELS.get(method, method)
+
+
+def plain(text: str, *, width: int = 18, lines: int = 2) -> str:
+    """A name as matplotlib text: no mathematics, wrapped, and shortened in its middle when it is longer than that."""
+    text = " ".join(text.split())
+    room = width * lines
+    if len(text) > room:
+        text = f"{text[: room // 2 - 1].rstrip()}…{text[-(room // 2 - 1) :].lstrip()}"
+    pieces = textwrap.wrap(
+        re.sub(r"([_/\-.])(?=\S)", "\\1\u200b", text).replace("\u200b", " \u200b"), width + 2
+    )
+    if len(pieces) > lines:  # its words break badly: cut it into equal lengths instead
+        pieces = textwrap.wrap(text, max(width, math.ceil(len(text) / lines)), break_on_hyphens=False)
+    return "\n".join(pieces).replace(" \u200b", "").replace("\u200b", "").replace("$", r"\$")
+
+
+def check(truth: "Preview | None", previews: Mapping[str, "Preview"]) -> tuple[str, ...]:
+    """The tasks that all these previews share. Raises InputError when there is nothing to draw or tasks differ."""
+    everything = ({"joint": truth} if truth is not None else {}) | dict(previews)
+    if not everything:
+        raise InputError(
+            "nothing to draw: there is neither a truth nor a preview. Score some weightings first."
+        )
+    first, tasks = next((name, tuple(p.tasks)) for name, p in everything.items())
+    for name, preview in everything.items():
+        if tuple(preview.tasks) != tasks:
+            raise InputError(
+                f"preview {name!r} is of the tasks {list(preview.tasks)}, but {first!r} is of {list(tasks)}. "
+                "One picture shows one study: pass previews of the same tasks, in the same order."
+            )
+    if len(tasks) < 2:
+        raise InputError(f"a picture of weightings needs at least two tasks. Found {list(tasks)}.")
+    return tasks
+
+
+def pick(alphas: Array, scores: Array) -> int | None:
+    """The row of the best score; ties go to the weighting nearest to uniform, then to the first. None if all failed."""
+    if not np.isfinite(scores).any():
+        return None
+    best = np.flatnonzero(scores == np.nanmax(scores))
+    distance = np.round(((alphas[best] - 1 / alphas.shape[1]) ** 2).sum(1), 12)
+    return int(best[np.lexsort((*alphas[best].T[::-1], distance))[0]])
+
+
+def levels(scores: Array, *, steps: int = 16) -> Array:
+    """Round contour levels that cover both ends of the finite scores, so that the best point is never a white hole."""
+    from matplotlib.ticker import MaxNLocator
+
+    finite = scores[np.isfinite(scores)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    if high - low <= np.spacing(max(abs(low), abs(high))) * 16:  # flat: one band around it
+        margin = max(abs(low), 1.0) / 100
+        low, high = low - margin, high + margin
+    ticks = np.asarray(MaxNLocator(steps, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high), dtype=float)
+    step = ticks[1] - ticks[0]
+    while ticks[0] > low:
+        ticks = np.concatenate(([ticks[0] - step], ticks))
+    while ticks[-1] < high:
+        ticks = np.concatenate((ticks, [ticks[-1] + step]))
+    return ticks[np.searchsorted(ticks, low, side="right") - 1 : np.searchsorted(ticks, high) + 1]
+
+
+def figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure of that many inches, without pyplot's global state. Raises MissingExtraError."""
+    try:
+        import mpltern  # noqa: F401  (registers the ternary projection)
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError(
+            f"drawing needs matplotlib and mpltern, and {error.name} is not installed. "
+            "Install them with: pip install 'previa[plot]'"
+        ) from error
+    made = Figure(figsize=(width, height), dpi=PIXELS_PER_INCH, facecolor=PAPER)
+    FigureCanvasAgg(made)
+    return made
+
+
+def heading(made: Any, title: str, caption: str) -> None:
+    """A title at the top left and, under the picture, a caption that a stranger can read."""
+    width, height = made.get_size_inches()
+    columns = int(width * 14.5)  # letters of 8.5 points in an inch, some room left
+    made.text(0.012, 1 - 0.14 / height, title, ha="left", va="top", fontsize=13, fontweight="bold", color=INK)
+    made.text(0.012, 0.1 / height, textwrap.fill(caption, columns), ha="left", va="bottom", fontsize=8.5,
+              color=MUTED, linespacing=1.35)  # fmt: skip
+
+
+def save(made: Any, path: str | Path) -> None:
+    """Write the figure as PNG of at most 256 colours, whole or not at all. Raises FileError."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        # A letter that the font lacks is drawn as a box; the HTML report shows it with the reader's own fonts.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        made.canvas.draw()
+    pixels = Image.fromarray(np.asarray(made.canvas.buffer_rgba())[..., :3].copy())
+    memory = BytesIO()
+    pixels.quantize(256, dither=Image.Dither.NONE).save(memory, "PNG", optimize=True)  # a third of the size
+    write(path, memory.getvalue())
+
+
+def write(path: str | Path, content: bytes) -> None:
+    """Put a file in its place in one step. Raises FileError naming the path and the reason."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        raise FileError(
+            f"{path} cannot be written: {error.strerror or error}. Choose another folder with --out."
+        ) from error

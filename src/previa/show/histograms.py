@@ -1,0 +1,69 @@
+"""How many weightings reach which score: the lower row of the paper's figure 3."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from previa.show._look import INK, LINES, MUTED, RULE, check, figure, heading, label, levels, plain, save
+
+if TYPE_CHECKING:
+    from previa.study.preview import Preview
+
+
+def histograms(
+    truth: "Preview | None",
+    previews: Mapping[str, "Preview"],
+    path: str | Path,
+    *,
+    title: str = "",
+    unit: str = "score",
+) -> None:
+    """Draw, one below the other on shared bins, the share of weightings at each mean score, to a PNG file.
+
+    Raises InputError, FileError, MissingExtraError.
+    """
+    check(truth, previews)
+    everything = ({"joint": truth} if truth else {}) | dict(previews)
+    height = 0.86 * len(everything) + 1.35
+    made = figure(8.2, height)
+    means = {method: p.mean[np.isfinite(p.mean)] for method, p in everything.items()}
+    bins = levels(np.concatenate(list(means.values())), steps=30)
+    shares = {m: np.histogram(mean, bins)[0] / max(mean.size, 1) * 100 for m, mean in means.items()}
+    top = max(float(s.max()) for s in shares.values()) * 1.12 or 1.0
+    for row, (method, share) in enumerate(shares.items()):
+        place = (0.3, (height - 0.38 - 0.86 * (row + 1) + 0.12) / height, 0.62, 0.7 / height)
+        axes = made.add_axes(place)
+        axes.bar(bins[:-1], share, np.diff(bins), align="edge", color=INK if method == "joint" else LINES[0],
+                 edgecolor="white", linewidth=0.6)  # fmt: skip
+        axes.set(xlim=(bins[0], bins[-1]), ylim=(0, top))
+        if means[method].size:
+            axes.plot(
+                np.median(means[method]), 0, "^", color="#D55E00", markersize=7, clip_on=False, zorder=5
+            )
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+        axes.spines["bottom"].set_color(RULE)
+        last = row == len(shares) - 1
+        axes.yaxis.tick_right()
+        axes.tick_params(labelsize=8, colors=MUTED, length=0, labelbottom=last)
+        axes.grid(axis="y", color=RULE, linewidth=0.5)
+        axes.set_axisbelow(True)
+        axes.yaxis.set_major_locator(_halves(top))
+        axes.yaxis.set_major_formatter("{x:.0f} %")
+        axes.text(-0.03, 0.5, plain(label(method), width=26), transform=axes.transAxes, ha="right", va="center",
+                  fontsize=9, color=INK, fontweight="bold" if method == "joint" else "normal")  # fmt: skip
+        axes.text(-0.03, -0.06, f"{means[method].size} weightings", transform=axes.transAxes, ha="right", va="bottom",
+                  fontsize=7.5, color=MUTED)  # fmt: skip
+        if last:
+            axes.set_xlabel(f"mean over tasks ({unit})", fontsize=9.5, color=INK)
+    heading(made, title or "How many weightings reach which score", "Bars: share of all weightings in that range of "
+            "scores. ▲ their median. A preview of the right shape, moved to the left, can still choose well.")  # fmt: skip
+    save(made, path)
+
+
+def _halves(top: float) -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(2, steps=[1, 2, 5, 10], integer=True, prune="lower" if top > 2 else None)

@@ -1,0 +1,183 @@
+"""The interactive report: one HTML file, complete in itself, that never uses the network.
+
+Data enters the page as JSON that holds no `<`, `>` or `&`; the scripts put names into the page as text nodes only; and the
+page's own Content-Security-Policy allows exactly the one script and the one style sheet that this module wrote.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from previa.errors import InputError
+from previa.show._look import SHORT, check, label, pick, write
+
+if TYPE_CHECKING:
+    from previa.study.preview import Preview
+
+DIGITS = 6  # significant digits of a score on the page; weights have as many decimals
+
+
+def write_report(
+    path: str | Path,
+    *,
+    name: str,
+    tasks: Sequence[str],
+    convention: str,
+    truth: "Preview | None",
+    previews: Mapping[str, "Preview"],
+    comparison: Mapping[str, Any] | None,
+    recommendation: Mapping[str, Any],
+    facts: Mapping[str, Any],
+) -> None:
+    """Write one study's report.html: the recommendation, every weighting, the quality of the previews, and the doubts.
+
+    convention: "mean" or "sum". comparison and recommendation are the mappings (or dataclasses) of `compare` and
+    `recommend`; any value may be missing or None. facts, all optional: "warnings" and "notes" [str], "unit" ("accuracy"),
+    "method" (the preview behind the recommendation), "study" (the study file, for commands), "sizes" and "test_sizes"
+    {task: examples}, "failures" {method: weightings}, "seconds" {what: seconds}, "metric_weights" {task: weight},
+    "version", "date". Raises InputError when tasks differ, FileError when it cannot be written.
+    """
+    found = check(truth, previews)
+    if tuple(tasks) != found:
+        raise InputError(f"the report is of the tasks {list(tasks)}, but its previews are of {list(found)}.")
+    if truth is not None and "joint" in previews:
+        raise InputError("'joint' is the name of the truth: hand it over as truth, not among the previews.")
+    data = _payload(
+        name, convention, truth, previews, _plain(comparison), _plain(recommendation) or {}, _plain(facts)
+    )
+    sentence = str(data["recommendation"].get("sentence") or "No recommendation was made in this study.")
+    style, script = _style(), _script()
+    parts = {
+        "title": html.escape(" ".join(name.split())),
+        "sentence": html.escape(sentence),
+        "style": style,
+        "style_hash": _sha256(style),
+        "script": script,
+        "script_hash": _sha256(script),
+        "data": _embedded(data),
+    }
+    page = re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _read("report_template.html"))
+    write(
+        path, page.encode("utf-8", "xmlcharrefreplace")
+    )  # half a surrogate pair in a name is no reason to fail
+
+
+def _payload(
+    name: str,
+    convention: str,
+    truth: "Preview | None",
+    previews: Mapping[str, "Preview"],
+    comparison: Any,
+    recommendation: Any,
+    facts: Any,
+) -> dict[str, Any]:
+    """Everything that the page draws, as plain JSON values."""
+    everything = ({"joint": truth} if truth is not None else {}) | dict(previews)
+    tasks = next(iter(everything.values())).tasks
+    wanted = facts.get("metric_weights") or {}
+    importance = np.array([float(wanted.get(task, 1.0)) for task in tasks])
+    importance /= importance.sum()
+    designs: list[list[list[float]]] = []
+    methods = []
+    for method, preview in everything.items():
+        alphas = np.round(preview.alphas, DIGITS).tolist()
+        if alphas not in designs:
+            designs.append(alphas)
+        failed = int((~np.isfinite(preview.mean)).sum())
+        methods.append(
+            {
+                "key": method,
+                "label": label(method),
+                "short": SHORT.get(method, label(method)),
+                "truth": truth is not None and method == "joint",
+                "design": designs.index(alphas),
+                "scores": [[_rounded(s) for s in row] for row in preview.scores.tolist()],
+                "pick": pick(preview.alphas, preview.scores @ importance),
+                "failed": max(failed, int((facts.get("failures") or {}).get(method, 0))),
+                "seconds": _rounded(preview.seconds),
+            }
+        )
+    return {
+        "schema": 1,
+        "name": name,
+        "tasks": list(tasks),
+        "unit": str(facts.get("unit") or "score"),
+        "study": str(facts.get("study") or "STUDY"),
+        "convention": convention,
+        "importance": importance.tolist(),
+        "chosen": _chosen(previews, comparison, recommendation, facts),
+        "designs": designs,
+        "methods": methods,
+        "comparison": comparison,
+        "recommendation": recommendation,
+        "facts": facts,
+    }
+
+
+def _chosen(previews: Mapping[str, "Preview"], comparison: Any, recommendation: Any, facts: Any) -> str:
+    """The preview shown first: the one behind the recommendation, or else that of least regret, or else the last."""
+    for name in (facts.get("method"), recommendation.get("method")):
+        if name in previews:
+            return str(name)
+    qualities = (comparison or {}).get("methods") or {}
+    regrets = {m: (qualities.get(m) or {}).get("regret_at_1") for m in previews}
+    known = {m: regret for m, regret in regrets.items() if regret is not None}
+    if known:
+        return min(known, key=lambda m: known[m])
+    return list(previews)[-1] if previews else "joint"
+
+
+def _plain(value: Any) -> Any:
+    """The same as JSON knows it: arrays as lists, NaN and infinity as None, dataclasses and mappings as objects."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return _rounded(value)
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def _rounded(number: float) -> float | None:
+    return float(f"{number:.{DIGITS}g}") if math.isfinite(number) else None
+
+
+def _embedded(data: Mapping[str, Any]) -> str:
+    """JSON that can stand inside a script element: ASCII, without any character that HTML could take for markup."""
+    text = json.dumps(
+        data, ensure_ascii=True, allow_nan=False, separators=(",", ":")
+    )  # this escapes U+2028/9, too
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _read(*names: str) -> str:
+    return resources.files("previa.show").joinpath(*names).read_text(encoding="utf-8")
+
+
+def _style() -> str:
+    return _read("page", "style.css")
+
+
+def _script() -> str:
+    """The page's scripts, in the order of their numbers, as one function, so that nothing is global."""
+    folder = resources.files("previa.show").joinpath("page")
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".js"))
+    return '(() => {\n"use strict";\n' + "\n".join(_read("page", name) for name in names) + "})();\n"
+
+
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,147 @@
+"""The static figures: what they must cover, what they must survive, what a reader must be able to see."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from previa.errors import FileError, InputError, MissingExtraError
+from previa.show import contours, histograms, per_task
+from previa.show._look import MAP, figure, levels, pick, plain
+from previa.show.ternary import filled, scale
+from synthetic_previews import made_up, study
+
+PICTURES = [contours, histograms, per_task]
+TASKS = {
+    2: ("de-en", "fr-en"),
+    3: ("digits 0-3", "digits 4-6", "digits 7-9"),
+    4: ("code", "maths", "chat", "law"),
+}
+
+
+@pytest.mark.parametrize("draw", PICTURES)
+@pytest.mark.parametrize("T", [2, 3, 4])
+def test_a_picture_for_any_number_of_tasks_is_a_small_png(draw, T, tmp_path):
+    truth, previews = study(TASKS[T], steps=20 if T < 4 else 6, truth_steps=10 if T < 4 else 4)
+    draw(truth, previews, tmp_path / "a.png", unit="accuracy")
+    assert (tmp_path / "a.png").stat().st_size < 300_000
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 400
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]  # no half-written file beside it
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_contour_levels_cover_the_lowest_and_the_highest_score(seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(rng.normal() * 100, 10.0 ** rng.integers(-6, 4), size=50)
+    scores[rng.integers(50)] = np.nan
+    steps = levels(scores)
+    assert steps[0] <= np.nanmin(scores)
+    assert steps[-1] >= np.nanmax(scores)
+    assert 2 <= len(steps) <= 40
+    assert np.all(np.diff(steps) > 0)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -3.5, 1e6])
+def test_a_flat_landscape_has_one_band_around_it(value):
+    steps = levels(np.full(5, value))
+    assert steps[0] < value < steps[-1]
+
+
+def test_no_weighting_is_left_white_not_even_the_best():
+    """Sample the drawn pixel of every weighting; white would be a hole (matplotlib leaves out what lies above)."""
+    preview = made_up(TASKS[3], steps=10)
+    made = figure(6, 6)
+    axes = made.add_axes((0.05, 0.05, 0.9, 0.9), projection="ternary")
+    axes.set_axis_off()
+    filled(axes, preview.alphas, preview.mean, scale(levels(preview.mean), MAP))
+    made.canvas.draw()
+    pixels = np.asarray(made.canvas.buffer_rgba())
+    inside = preview.alphas * 0.98 + 0.02 / 3  # a hair off the border
+    x, y = (axes.transProjection + axes.transData).transform(inside).round().astype(int).T
+    colours = pixels[len(pixels) - 1 - y, x, :3]
+    assert (colours.min(axis=1) < 250).all()
+
+
+def test_a_failed_weighting_leaves_a_hole_and_is_not_interpolated():
+    preview = made_up(TASKS[3], steps=4, failed=[7])
+    made = figure(6, 6)
+    axes = made.add_axes((0.05, 0.05, 0.9, 0.9), projection="ternary")
+    axes.set_axis_off()
+    filled(axes, preview.alphas, preview.mean, scale(levels(preview.mean), MAP))
+    made.canvas.draw()
+    pixels = np.asarray(made.canvas.buffer_rgba())
+    near = preview.alphas[7] * 0.9 + 0.1 / 3  # beside its cross
+    x, y = (axes.transProjection + axes.transData).transform(near[None]).round().astype(int)[0]
+    assert pixels[len(pixels) - 1 - y, x, :3].min() > 250
+
+
+def test_ties_go_to_the_weighting_nearest_to_uniform_then_to_the_first():
+    alphas = np.array([[1.0, 0.0], [0.6, 0.4], [0.4, 0.6], [0.0, 1.0]])
+    assert pick(alphas, np.array([1.0, 1.0, 1.0, 1.0])) == 2  # (.4, .6) comes first in the order of weights
+    assert pick(alphas, np.array([2.0, 1.0, np.nan, 1.0])) == 0
+    assert pick(alphas, np.full(4, np.nan)) is None
+
+
+@pytest.mark.parametrize("draw", PICTURES)
+def test_odd_studies_are_drawn_too(draw, tmp_path):
+    tasks = (
+        "$x_1$ & co",
+        "a/very/long_path-to_some_dataset/with more words than any corner can hold",
+        "数字",
+    )
+    truth, previews = study(tasks, steps=6, truth_steps=4, methods=("simple", "my_own"))
+    draw(truth, previews, tmp_path / "names.png")
+    draw(None, previews, tmp_path / "no_truth.png")
+    draw(truth, {}, tmp_path / "truth_alone.png")
+    some, none = made_up(tasks, steps=4, failed=[0, 7]), made_up(tasks, steps=4, failed=range(15))
+    draw(truth, {"simple": some, "mixture": none}, tmp_path / "failed.png")
+    draw(truth.rows([3]), {"simple": some.rows([3, 5])}, tmp_path / "two_points.png")
+    assert len(list(tmp_path.glob("*.png"))) == 5
+
+
+def test_names_are_wrapped_shortened_and_never_mathematics():
+    assert plain("de-en") == "de-en"
+    assert plain("$x$") == r"\$x\$"
+    assert plain("line\nbreak") == "line break"
+    long = plain("organisation/some_dataset-with-a-long-name-and-version-2", width=12)
+    assert long.count("\n") <= 2
+    assert long.startswith("organ")
+    assert long.endswith("2")
+    assert plain("tasks of the first kind", width=12, lines=3).replace("\n", " ") == "tasks of the first kind"
+
+
+def test_what_cannot_be_drawn_is_said(tmp_path):
+    truth, previews = study(TASKS[2], steps=4)
+    other = made_up(("de-en", "nl-en"), steps=4)
+    with pytest.raises(InputError, match="'mixture' is of the tasks"):
+        contours(truth, {"mixture": other}, tmp_path / "a.png")
+    with pytest.raises(InputError, match="nothing to draw"):
+        histograms(None, {}, tmp_path / "a.png")
+    with pytest.raises(InputError, match="at least two tasks"):
+        per_task(made_up(("one",), steps=1), {}, tmp_path / "a.png")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileError, match="cannot be written"):
+        contours(truth, previews, tmp_path / "file" / "a.png")
+
+
+def test_without_matplotlib_the_error_names_the_extra(monkeypatch, tmp_path):
+    truth, previews = study(TASKS[2], steps=4)
+    monkeypatch.setitem(sys.modules, "mpltern", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'previa\[plot\]'"):
+        contours(truth, previews, tmp_path / "a.png")
+
+
+def test_the_room_imports_neither_torch_nor_matplotlib_and_draws_without_pyplot():
+    code = (
+        "import sys, previa.show\n"
+        "assert not {'torch', 'matplotlib'} & set(sys.modules)\n"
+        "from previa.show._look import figure\n"
+        "figure(1, 1)\n"
+        "assert not {'torch', 'matplotlib.pyplot'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

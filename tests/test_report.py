@@ -1,0 +1,121 @@
+"""The report as a file: complete in itself, small, safe against hostile names, tolerant of what is missing."""
+
+import base64
+import hashlib
+import html
+import json
+import re
+
+import numpy as np
+import pytest
+
+from previa.errors import FileError, InputError
+from synthetic_previews import made_up, study, written
+
+TASKS = ("digits 0-3", "digits 4-6", "digits 7-9")
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\u2028 & {{script}} '\""
+
+
+def embedded(page):
+    """The JSON inside a page, as the browser reads it."""
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
+
+
+def test_a_report_of_231_weightings_by_5_methods_is_one_small_file(tmp_path):
+    truth, previews = study(TASKS)
+    assert {len(p) for p in previews.values()} == {231}
+    page = written(tmp_path / "r.html", TASKS, truth, previews).read_text()
+    assert len(page.encode()) < 1_000_000
+    assert not re.search(
+        r"\b(?:src|href)\s*=\s*['\"]?[^#'\"\s]", page.split("<script>")[0]
+    )  # only links within the page
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|import\(|WebSocket|sendBeacon", page)
+    assert [p.name for p in tmp_path.iterdir()] == ["r.html"]
+
+
+def test_the_page_allows_its_own_script_and_style_and_nothing_else(tmp_path):
+    truth, previews = study(TASKS, steps=6)
+    page = written(tmp_path / "r.html", TASKS, truth, previews).read_text()
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+    for tag in ("script", "style"):
+        content = re.search(f"<{tag}>(.*?)</{tag}>", page, re.S)[1]
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert not re.search(r"\b(innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval)\b", page)
+
+
+def test_scores_and_weights_survive_the_way_into_the_page(tmp_path):
+    truth, previews = study(TASKS, steps=6, methods=("simple", "mixture"))
+    data = embedded(written(tmp_path / "r.html", TASKS, truth, previews).read_text())
+    assert data["tasks"] == list(TASKS)
+    assert [m["key"] for m in data["methods"]] == ["joint", "simple", "mixture"]
+    assert len(data["designs"]) == 2  # shared by methods that were scored at the same weightings
+    for method, preview in zip(data["methods"], [truth, *previews.values()], strict=True):
+        np.testing.assert_allclose(data["designs"][method["design"]], preview.alphas, atol=1e-6)
+        np.testing.assert_allclose(method["scores"], preview.scores, rtol=1e-5)  # six digits are kept
+        assert method["pick"] == int(np.argmax(preview.mean))
+
+
+def test_hostile_names_stay_text(tmp_path):
+    tasks = (HOSTILE, "b", "c")
+    truth, previews = study(tasks, steps=4, truth_steps=2)
+    page = written(tmp_path / "r.html", tasks, truth, previews, name=HOSTILE, sentence=HOSTILE).read_text()
+    assert embedded(page)["tasks"] == list(tasks)
+    assert html.escape(" ".join(HOSTILE.split())) in page
+    assert "<img" not in page
+    assert page.count("<script") == 2
+    assert page.count("</script>") == 2
+    assert "\u2028" not in page.split('id="data">')[1]
+
+
+def test_half_a_surrogate_pair_in_a_name_is_no_reason_to_fail(tmp_path):
+    tasks = ("a\ud83d", "b")
+    truth, previews = study(tasks, steps=4, truth_steps=2)
+    assert written(tmp_path / "r.html", tasks, truth, previews, name="\ud83d").stat().st_size > 0
+
+
+def test_missing_values_are_no_error(tmp_path):
+    failing = made_up(TASKS, steps=4, failed=[2, 3])
+    page = written(tmp_path / "r.html", TASKS, None, {"mine": failing}, bare=True).read_text()
+    data = embedded(page)
+    assert data["chosen"] == "mine"
+    assert data["comparison"] is None
+    assert data["methods"][0]["failed"] == 2
+    assert data["methods"][0]["scores"][2] == [None, None, None]
+    assert "No recommendation was made" in page
+
+
+def test_the_preview_shown_first_is_the_recommended_or_else_the_one_of_least_regret(tmp_path):
+    truth, previews = study(TASKS, steps=4, truth_steps=2)
+    comparison = {
+        "methods": {
+            m: {"regret_at_1": np.float64(r)}
+            for m, r in zip(previews, (3, 2, float("nan"), 1, 2), strict=True)
+        }
+    }
+    path = tmp_path / "r.html"
+    for facts, first in (({"method": "simple"}, "simple"), ({}, "squared_gradients")):
+        page = written(path, TASKS, truth, previews, comparison=comparison, facts=facts).read_text()
+        assert embedded(page)["chosen"] == first
+
+
+def test_metric_weights_decide_the_pick(tmp_path):
+    truth, previews = study(TASKS, steps=4, truth_steps=4, methods=("simple",))
+    facts = {"metric_weights": {TASKS[0]: 1, TASKS[1]: 0, TASKS[2]: 0}}
+    data = embedded(written(tmp_path / "r.html", TASKS, truth, previews, facts=facts).read_text())
+    assert data["importance"] == [1, 0, 0]
+    simple = data["methods"][1]
+    assert simple["pick"] == int(np.argmax(previews["simple"].scores[:, 0]))
+
+
+def test_what_cannot_be_reported_is_said(tmp_path):
+    truth, previews = study(TASKS, steps=4, truth_steps=2)
+    with pytest.raises(InputError, match="the report is of the tasks"):
+        written(tmp_path / "r.html", ("a", "b", "c"), truth, previews)
+    with pytest.raises(InputError, match="name of the truth"):
+        written(tmp_path / "r.html", TASKS, truth, {"joint": truth})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileError, match="cannot be written"):
+        written(tmp_path / "file" / "r.html", TASKS, truth, previews)

@@ -1,0 +1,209 @@
+"""The report opened from disk in real headless Chromium: it works by mouse and by keys, and never uses the network."""
+
+import shutil
+
+import pytest
+
+from synthetic_previews import made_up, study, written
+
+sync_playwright = pytest.importorskip(
+    "playwright.sync_api", reason="the report was NOT tried in a browser: playwright is not installed"
+).sync_playwright
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ARGUMENTS = [
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="the report was NOT tried in a browser: Chromium is not installed"
+    ),
+]
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+TASKS = {
+    2: ("de-en", HOSTILE),
+    3: ("digits 0-3", HOSTILE, "digits 7-9"),
+    4: ("code", "maths", HOSTILE, "law"),
+}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """Write a report and open it; at the end, nothing may have complained, and nothing but the file was asked for."""
+    complaints, requests, contexts = [], [], []
+
+    def open_report(*arguments, width=1280, scheme="light", **more):
+        path = written(tmp_path / "report.html", *arguments, **more)
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(f"console {message.type}: {message.text}"))
+        page.on("pageerror", lambda error: complaints.append(f"page error: {error}"))
+        page.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(path.as_uri())
+        page.uri = path.as_uri()
+        return page
+
+    yield open_report
+    uris = {page.uri for context in contexts for page in context.pages}
+    for context in contexts:
+        context.close()
+    assert complaints == []
+    assert set(requests) == uris
+
+
+def cells(page, method):
+    return page.locator(f"figure[data-method='{method}'] [data-row]")
+
+
+def in_view(page):
+    """Title of the panel, and the weights it shows."""
+    return page.locator("#panel-title").inner_text(), page.locator("#panel td.weight").all_inner_texts()
+
+
+def test_pointing_shows_a_weighting_and_clicking_pins_it(opened):
+    page = opened(TASKS[3], *study(TASKS[3]))
+    assert page.locator("h1").inner_text() == "A study"
+    assert "no detectable gain" in page.locator("#sentence").inner_text()
+    assert page.locator("#maps figure").count() == 2
+    assert cells(page, "joint").count() == 66
+    assert cells(page, "mixture").count() == 231
+    assert in_view(page)[0] == "Recommended"
+
+    cells(page, "mixture").nth(100).hover()  # rows are lexicographic: the 101st weighting of spacing 0.05
+    assert in_view(page) == ("In view", ["0.25", "0.25", "0.50"])
+    assert "0.25,0.25,0.5" in page.locator("#command").inner_text()
+    cells(page, "mixture").nth(100).click()
+    page.mouse.move(5, 5)
+    assert in_view(page) == ("Pinned", ["0.25", "0.25", "0.50"])
+    assert page.locator("#command").inner_text() == "previa finetune study.toml --alpha 0.25,0.25,0.5"
+    assert cells(page, "mixture").nth(100).get_attribute("aria-pressed") == "true"
+    panel = page.locator("#panel").inner_text()
+    assert "not trained at this weighting" in panel
+    assert "Mean by the other previews" in panel
+    page.get_by_role("button", name="Unpin").click()
+    assert in_view(page)[0] == "Recommended"
+
+
+def test_the_keyboard_walks_pins_and_lets_go(opened):
+    page = opened(TASKS[3], *study(TASKS[3]))
+    cells(page, "mixture").nth(0).focus()  # all on the last task: the lower right corner
+    page.keyboard.press("ArrowLeft")
+    assert in_view(page) == ("In view", ["0.00", "0.05", "0.95"])
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    weights = in_view(page)[1]
+    assert weights[0] == "0.05"
+    page.keyboard.press("Home")
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')").startswith("digits 0-3 0.")
+    page.get_by_role("button", name="Copy the command").focus()
+    assert in_view(page)[0] == "In view"  # the command of the point one came from
+    page.get_by_role("button", name="Copy the command").press("Enter")
+    assert page.locator("#panel .command button").inner_text() in {"Copied", "Copy"}
+    cells(page, "mixture").nth(5).focus()
+    page.evaluate("document.activeElement.blur()")
+    assert in_view(page) == ("Pinned", weights)
+    cells(page, "mixture").nth(5).focus()
+    page.keyboard.press("Escape")
+    page.evaluate("document.activeElement.blur()")
+    assert in_view(page)[0] == "Recommended"
+    assert (
+        page.locator("figure[data-method='mixture'] [tabindex='0']").count() == 1
+    )  # one stop for the Tab key
+
+
+def test_every_method_score_and_level_can_be_chosen(opened):
+    truth, previews = study(TASKS[3])
+    page = opened(TASKS[3], truth, previews)
+    colours = set()
+    for method in previews:
+        page.locator(f"input[name=method][value={method}]").check()
+        assert page.locator("#maps figure").last.get_attribute("data-method") == method
+        assert cells(page, method).count() == 231
+        colours.add(cells(page, method).nth(117).get_attribute("fill"))
+    assert len(colours) == 4  # two of the five are the same by construction
+    truth_colour = cells(page, "joint").nth(30).get_attribute("fill")
+    page.locator("input[name=show][value='1']").check()
+    assert cells(page, "joint").nth(30).get_attribute("fill") != truth_colour
+    page.locator("input[name=level][value=gap]").check()
+    assert "below the map's own best" in page.locator("#legend").inner_text()
+
+
+def test_a_hostile_task_name_is_shown_and_does_nothing(opened):
+    page = opened(TASKS[3], *study(TASKS[3]), name=f"Study {HOSTILE}")
+    assert page.locator("img").count() == 0
+    assert page.title() == f"Study {HOSTILE} · previa"
+    assert page.locator("#choice").get_by_text(HOSTILE).count() == 1
+    assert page.locator("#panel").get_by_text(HOSTILE).count() == 1
+
+
+def test_the_tables_put_the_least_regret_first_and_say_what_to_doubt(opened):
+    page = opened(TASKS[3], *study(TASKS[3]))
+    assert page.locator("#quality tbody tr").first.get_attribute("data-method") == "mixture"
+    heads = page.locator("#quality thead th").all_inner_texts()
+    assert heads.index("regret@1") == 1
+    assert max(i for i, h in enumerate(heads) if "MSE" in h) > max(
+        i for i, h in enumerate(heads) if "rank" in h
+    )
+    trust = page.locator("#trust").inner_text()
+    for words in (
+        "99 % initial value",
+        "convention “mean”",
+        "400",
+        "by construction",
+        "biased low",
+        "No weighting failed",
+    ):
+        assert words in trust
+
+
+@pytest.mark.parametrize("T", [2, 4])
+def test_two_tasks_are_curves_and_four_are_points_and_a_table(opened, T):
+    truth, previews = study(TASKS[T], steps=20 if T == 2 else 6, truth_steps=10 if T == 2 else 4)
+    page = opened(TASKS[T], truth, previews)
+    assert page.locator("#maps figure").count() == (1 if T == 2 else 2)
+    cells(page, "mixture").last.focus()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    page.evaluate("document.activeElement.blur()")
+    title, weights = in_view(page)
+    assert title == "Pinned"
+    assert abs(sum(map(float, weights)) - 1) < 0.01
+    if T == 4:
+        page.get_by_role("button", name="weight of maths").click()
+        assert page.locator("#weightings tbody tr").first.locator("td").nth(1).inner_text() == "1.00"
+        page.locator("select").first.select_option("3")
+        assert "score on law" in page.locator("figure").first.text_content()
+
+
+def test_a_study_without_truth_comparison_or_facts_opens_too(opened):
+    page = opened(TASKS[3], None, {"mine": made_up(TASKS[3], steps=6, failed=[3, 4])}, bare=True)
+    assert "unknown here" in page.locator("#quality").inner_text()
+    assert "2 weightings of mine" in page.locator("#trust").inner_text()
+    assert cells(page, "mine").nth(3).get_attribute("aria-label").endswith("not scored")
+    cells(page, "mine").nth(3).click()
+    assert "failed" in page.locator("#panel").inner_text()
+
+
+@pytest.mark.parametrize("T", [2, 3, 4])
+def test_nothing_runs_over_the_edge_of_a_phone(opened, T):
+    page = opened(TASKS[T], *study(TASKS[T], steps=6, truth_steps=4), width=390)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_the_theme_follows_the_system_and_the_button(opened):
+    page = opened(TASKS[2], *study(TASKS[2], steps=6, truth_steps=4), scheme="dark")
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.get_by_role("button", name="Switch between light and dark").click()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark
