@@ -66,3 +66,7 @@ class Beta:
     def part(self, start: int, stop: int) -> Self:
         """The posterior of entries start..stop."""
         return type(self)(Flat.of(self.a).part(start, stop), Flat.of(self.b).part(start, stop))
+
+    def mode_of(self, natural: tuple[Tensor, ...]) -> Tensor:
+        """a / (a + b) for natural parameters a, b, in their memory."""
+        return natural[0].div_(natural[1].add_(natural[0]))

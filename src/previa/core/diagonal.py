@@ -73,6 +73,10 @@ class Diagonal:
         """The posterior of entries start..stop."""
         return self._make(self._m.part(start, stop), self._h.part(start, stop))
 
+    def mode_of(self, natural: tuple[Tensor, ...]) -> Tensor:
+        """(h*mean) / h, in the memory of h*mean."""
+        return natural[1].div_(natural[0])
+
     @classmethod
     def _make(cls, mean: Flat, precision: Flat) -> Self:
         self = object.__new__(cls)  # without the checks of __init__, which cost a pass over the parameters

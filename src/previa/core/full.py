@@ -54,7 +54,7 @@ class Full:
     def from_natural(self, natural: tuple[Tensor, ...]) -> Self:
         """H and mean = H^-1 (H mean). Raises PrecisionError where H is not positive definite."""
         P = self.layout.size
-        H, Hm = natural[0].view(*natural[0].shape[:-1], P, P), natural[1]
+        H, Hm = natural[0].view((*natural[0].shape[:-1], P, P)), natural[1]
         L, info = torch.linalg.cholesky_ex(H)
         if bool((info != 0).any()):
             raise PrecisionError("Full: the weighted sum of precisions is not positive definite.")

@@ -69,6 +69,10 @@ class Isotropic:
         """The posterior of entries start..stop."""
         return self._make(self._m.part(start, stop), self._p)
 
+    def mode_of(self, natural: tuple[Tensor, ...]) -> Tensor:
+        """(p*mean) / p, in the memory of p*mean."""
+        return natural[1].div_(natural[0])
+
     @classmethod
     def _make(cls, mean: Flat, precision: Tensor) -> Self:
         self = object.__new__(cls)  # without the checks of __init__, which cost a pass over the parameters

@@ -75,4 +75,4 @@ def check_negative_gamma(weights: Tensor, merged: Posterior) -> None:
 
 def weighted_sum(weights: Tensor, natural: Tensor) -> Tensor:
     """weights [K] or [A, K] times natural [K, n], in natural's own dtype."""
-    return weights.to(natural.dtype).to(natural.device) @ natural
+    return weights.to(natural) @ natural

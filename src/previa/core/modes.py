@@ -59,7 +59,7 @@ def mode_parts(
 ) -> Iterator[tuple[slice, Tensor]]:
     """The closed-form modes of all weightings in chunks: (entries, values [A, chunk]), for models too large for [A, P].
 
-    Raises as ``modes``; the yielded tensor is the caller's to keep.
+    Each yielded tensor is overwritten by the next. Raises as ``modes``.
     """
     alpha = as_alphas(alphas, len(posteriors)).view(-1, len(posteriors))
     weights, members = with_prior(alpha, posteriors, prior)

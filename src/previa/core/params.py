@@ -129,7 +129,7 @@ class Flat(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         start, stop, shape = self.layout.places[name]
         piece = self.vector[..., start:stop]
-        return piece.view(*piece.shape[:-1], *shape)
+        return piece.view((*piece.shape[:-1], *shape))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.layout.places)

@@ -52,6 +52,10 @@ class Factorised(Posterior, Protocol):
         """The posterior of entries start..stop of the parameter vector."""
         ...
 
+    def mode_of(self, natural: tuple[Tensor, ...]) -> Tensor:
+        """The mode [..., P] of the member with these natural parameters, whose memory it may overwrite."""
+        ...
+
 
 @runtime_checkable
 class Bounded(Protocol):

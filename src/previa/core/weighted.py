@@ -1,4 +1,4 @@
-"""Weighted sums of natural parameters for many rows of weights: one matrix product per chunk of parameters."""
+"""Weighted sums of natural parameters for many rows of weights, chunk by chunk of the parameter vector."""
 
 from __future__ import annotations
 
@@ -11,42 +11,63 @@ from previa.core.merge import check_negative_gamma, weighted_sum
 from previa.core.params import Flat
 from previa.core.posterior import Factorised, Posterior, naturals
 
-CACHE = 1 << 19  # entries of [A, chunk]: 2 MB in float32, so that the sums and their quotient stay in cache
+CACHE = (
+    1 << 21
+)  # entries of [A, chunk]: 8 MB in float32, so that the sums and their quotient stay in the last cache
+FEW = 8  # members up to which scaled additions in cache beat a matrix product, whose inner dimension is too short for BLAS
 
 
 def weighted_parts(weights: Tensor, members: Sequence[Posterior]) -> Iterator[tuple[slice, Tensor]]:
-    """(entries, modes [A, chunk]) of sum_k weights_ak lambda_k, weights [A, K], chunk by chunk of the parameter vector."""
+    """(entries, modes [A, chunk]) of sum_k weights_ak lambda_k, weights [A, K]; each is overwritten by the next."""
     A, P = weights.shape[0], members[0].layout.size
     whole = [q for q in members if isinstance(q, Factorised)]
     if len(whole) < len(members):
         yield slice(0, P), _dense(weights, members)
         return
     negative = bool((weights < 0).any())
-    naturals([q.part(0, 0) for q in whole])  # families and layouts agree, or an error before any work
-    size = max(1024, CACHE // A)
+    naturals([q.part(0, 0) for q in whole])  # one family, or an error before any work
+    size = min(P, max(1024, CACHE // A))
+    buffers: list[Tensor] = []
     for start in range(0, P, size):
         entries = slice(start, min(start + size, P))
         parts = [q.part(entries.start, entries.stop) for q in whole]
-        merged = parts[0].from_natural(tuple(weighted_sum(weights, lam) for lam in naturals(parts)))
+        lam = naturals(parts)
+        if not buffers:
+            weights = weights.to(lam[-1])
+            buffers = [
+                part.new_empty(A, part.shape[-1]) for part in lam
+            ]  # fresh memory costs more than the sums
+        sums = tuple(
+            _sum_into(b[:, : part.shape[-1]], weights, part) for b, part in zip(buffers, lam, strict=True)
+        )
         if negative:
-            check_negative_gamma(weights, merged)
-        yield entries, merged.mode().vector
+            check_negative_gamma(weights, parts[0].from_natural(sums))
+        yield entries, parts[0].mode_of(sums)
 
 
 def weighted_modes(weights: Tensor, members: Sequence[Posterior]) -> Flat:
     """The modes of sum_k weights_ak lambda_k as Flat [A, P]. Raises as merge."""
     layout = members[0].layout
-    for q in members:
-        if q.layout != layout:
-            naturals(members)
-    theta: Tensor | None = None
+    if any(q.layout is not layout and q.layout != layout for q in members):
+        naturals(members)  # raises, naming what differs
+    theta = torch.empty(0)
     for entries, values in weighted_parts(weights, members):
         if values.shape[-1] == layout.size:
             return Flat(layout, values)
-        if theta is None:
+        if entries.start == 0:
             theta = values.new_empty(weights.shape[0], layout.size)
         theta[:, entries] = values
-    return Flat(layout, theta if theta is not None else torch.zeros(weights.shape[0], 0))
+    return Flat(layout, theta)
+
+
+def _sum_into(out: Tensor, weights: Tensor, lam: Tensor) -> Tensor:
+    """out [A, n] = weights [A, K] @ lam [K, n]."""
+    if lam.shape[0] > FEW:
+        return torch.mm(weights, lam, out=out)
+    torch.mul(weights[:, 0:1], lam[0:1], out=out)
+    for k in range(1, lam.shape[0]):
+        out.addcmul_(weights[:, k : k + 1], lam[k : k + 1])
+    return out
 
 
 def _dense(weights: Tensor, members: Sequence[Posterior]) -> Tensor:
