@@ -21,7 +21,7 @@ const choice = () => {
   const extra = truth && truth.pick !== null ? [{ name: "Best of the truth", alpha: truth.alphas[truth.pick], preview: scoreOf(chosenPreview, truth.alphas[truth.pick]), true: best.best_score ?? scoreOf(truth, truth.alphas[truth.pick]) }] : [];
   at("choice-caption").textContent = `Task weights, and the mean score over tasks (${data.unit})${chosenPreview ? ` as previewed by ${chosenPreview.label}` : ""}.`;
   put("choice", el("table", {},
-    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Weighting"), data.tasks.map((t) => el("th", { scope: "col", class: "task" }, t)),
+    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Weighting"), data.tasks.map((t) => el("th", { scope: "col", class: "task", title: t }, shorten(t, 28))),
       el("th", { scope: "col" }, "previewed", el("br"), "(biased low)"), truth ? el("th", { scope: "col" }, "true,", el("br"), "really trained") : null,
       truth ? el("th", { scope: "col" }, "true, against", el("br"), "uniform") : null)),
     el("tbody", {}, [...rows, ...extra].map((row, i) => el("tr", { class: i === 0 ? "best" : null }, el("th", { scope: "row" }, row.name),
@@ -71,6 +71,7 @@ const panel = () => {
   const why = columns.filter((c) => !c.scores).map(({ method }) => (rowAt(method, alpha) >= 0 ? `${method.short}: this weighting failed.` : method.truth ? "Truth: not trained at this weighting." : `${method.short}: not previewed at this weighting.`));
   const others = previews.filter((m) => !shownMethods.includes(m) && scoresAt(m)).map((m) => `${m.short} ${score(meanOf(scoresAt(m)))}`);
   const button = el("button", { type: "button", class: "quiet", "aria-label": "Copy the command", click: () => copy(command(alpha), button) }, "Copy");
+  at("panel").classList.toggle("live", Boolean(state.hover || state.pin));
   put("panel",
     el("h3", {}, el("span", { id: "panel-title" }, title), state.pin ? el("button", { type: "button", class: "quiet", click: () => update({ pin: null }) }, "Unpin") : null),
     el("table", {},

@@ -52,8 +52,8 @@ const weightings = () => {
   const sorted = keyed.sort(([a, i], [b, j]) => (a === null) - (b === null) || (table.down ? b - a : a - b) || i - j).map(([, row]) => row);
   const drawn = table.all ? sorted : sorted.slice(0, most);
   const sort = (key) => { Object.assign(table, { key, down: table.key === key ? !table.down : true }); weightings(); at("weightings").querySelector(`[data-key="${key}"]`).focus(); };
-  put("weightings", el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "All weightings" }, el("table", {},
-      el("caption", {}, `${method.label}: ${drawn.length} of ${sorted.length} weightings. Click a heading to sort.`),
+  put("weightings", el("p", { class: "note" }, `${method.label}: ${drawn.length} of ${sorted.length} weightings. Click a heading to sort.`),
+    el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "All weightings" }, el("table", {},
       el("thead", {}, el("tr", {}, columns.map((c) => el("th", { scope: "col", "aria-sort": c === column ? (table.down ? "descending" : "ascending") : "none" },
         el("button", { type: "button", "data-key": c.key, click: () => sort(c.key) }, c.name, c === column ? (table.down ? " ↓" : " ↑") : ""))))),
       el("tbody", {}, drawn.map((row) => el("tr", {}, columns.map((c) => { const v = c.of(row); return el("td", {}, isNumber(v) ? c.text(v) : "–"); })))))),

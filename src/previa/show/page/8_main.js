@@ -25,9 +25,11 @@ const draw = () => {
 };
 const paint = () => { for (const map of maps) (map.paint ?? map.marks)(); };
 
-const strip = (colours, marks, words, label) => el("div", { class: "scale" },
-  svg("svg", { viewBox: `0 0 ${colours.length} 1`, preserveAspectRatio: "none", role: "img", "aria-label": `${label}: ${words}` }, colours.map((fill, x) => svg("rect", { x, width: 1.05, height: 1, fill }))),
-  ruler(marks), el("div", {}, words));
+const strip = (colours, marks, words, label) => { // colours side by side, each with its share of the width
+  const bar = el("div", { class: "strip", role: "img", "aria-label": `${label}: ${words}` });
+  bar.style.backgroundImage = `linear-gradient(to right, ${colours.map((c, i) => `${c} ${(100 * i) / colours.length}% ${(100 * (i + 1)) / colours.length}%`).join(", ")})`;
+  return el("div", { class: "scale" }, bar, ruler(marks), el("div", {}, words));
+};
 
 const legend = () => {
   const parts = [], s = scale();
