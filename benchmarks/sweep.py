@@ -1,4 +1,4 @@
-"""Time per weighting of a sweep, against one plain evaluation of the same model: interleaved, ratios of medians.
+"""Time per weighting of a sweep, against one plain evaluation of the same model: interleaved, medians of ratios.
 
 python benchmarks/sweep.py
 """
@@ -48,46 +48,57 @@ def cases(items: int) -> dict[str, tuple[nn.Module, torch.Tensor]]:
     }
 
 
-def measure(model: nn.Module, inputs: torch.Tensor, rounds: int) -> tuple[float, float, float]:
-    """(seconds of one evaluation alone, of a weighting in a sweep into a store, of one without a store): medians."""
+def measure(model: nn.Module, inputs: torch.Tensor, rounds: int) -> tuple[float, float, float, float]:
+    """(ms of one evaluation alone, ms of a weighting in a sweep into a store, their ratio, the ratio without a store).
+
+    Medians over rounds, each of which measures all three, one after another; CPU seconds, so that a busy machine counts less.
+    """
     third = len(inputs) // 3
+    parts = inputs.split(third)
     tests = {
-        task: (accuracy, (inputs[i * third : (i + 1) * third], torch.arange(third) % 10)) for i, task in enumerate(TASKS)
+        task: (accuracy, (part, torch.arange(third) % 10)) for task, part in zip(TASKS, parts, strict=False)
     }
-    score, alphas = scorer(tests), grid(3, 5)
+    score, alphas = scorer(tests), grid(3, 8)
     base = Flat.of(trainable(model))
     noise = torch.randn(3, base.layout.size) * 0.1
     posteriors = [Diagonal(Flat(base.layout, base.vector + n), Flat(base.layout, n.abs() + 1)) for n in noise]
-    alone, stored, kept = [], [], []
+    times: list[tuple[float, float, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         store = Store.open(Path(folder) / "study.db", tasks=TASKS, convention="mean", fingerprint={})
-        for r in range(rounds):
-            start = time.perf_counter()
+        for r in range(rounds + 1):
+            start = time.process_time()
             with evaluating(model):
                 for _ in alphas:
                     score(model)
-            alone.append(time.perf_counter() - start)
-            start = time.perf_counter()
+            alone = time.process_time()
             sweep(model, posteriors, score, alphas, store=store, name=f"round {r}")
-            stored.append(time.perf_counter() - start)
-            start = time.perf_counter()
+            stored = time.process_time()
             sweep(model, posteriors, score, alphas, tasks=TASKS)
-            kept.append(time.perf_counter() - start)
-    return tuple(statistics.median(times[1:]) / len(alphas) for times in (alone, stored, kept))  # the first warms up
+            kept = time.process_time()
+            times.append((alone - start, stored - alone, kept - stored))
+        store.close()
+    times = times[1:]  # the first round warms up
+    return (
+        1e3 * statistics.median(alone for alone, _, _ in times) / len(alphas),
+        1e3 * statistics.median(stored for _, stored, _ in times) / len(alphas),
+        statistics.median(stored / alone for alone, stored, _ in times),
+        statistics.median(kept / alone for alone, _, kept in times),
+    )
 
 
 def main() -> None:
     """Print one line per model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, default=1500)
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    print(f"{'model':<24} {'evaluation':>12} {'in a sweep':>12} {'ratio':>6} {'no store':>9}   ({args.items} items)")
+    print(f"{args.items} items, CPU time, one thread")
+    print(f"{'model':<24} {'evaluation':>12} {'in a sweep':>12} {'ratio':>6} {'without store':>14}")
     for name, (model, inputs) in cases(args.items).items():
-        alone, stored, kept = measure(model, inputs, args.rounds)
-        print(f"{name:<24} {alone * 1e3:>9.3f} ms {stored * 1e3:>9.3f} ms {stored / alone:>6.2f} {kept / alone:>9.2f}")
+        alone, stored, ratio, kept = measure(model, inputs, args.rounds)
+        print(f"{name:<24} {alone:>9.3f} ms {stored:>9.3f} ms {ratio:>6.2f} {kept:>14.2f}")
 
 
 if __name__ == "__main__":

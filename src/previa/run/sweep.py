@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 from torch.nn import Module
 
 from previa.core.modes import modes
@@ -52,7 +53,7 @@ def sweep(
     model: Module,
     method: Sequence[Posterior | Bounded] | Mapping[str, Posterior | Bounded] | PreviewMethod,
     score: Scorer,
-    alphas: ArrayLike,
+    alphas: ArrayLike | Tensor,
     *,
     store: Results | None = None,
     name: str = "preview",
@@ -78,6 +79,7 @@ def sweep(
     if isinstance(method, Mapping):
         tasks, method = tasks or tuple(method), list(method.values())
     merge = method if callable(method) else partial(modes, posteriors=list(method))
+    alphas = alphas.tolist() if isinstance(alphas, Tensor) else alphas
     rows = np.atleast_2d(check_alphas(alphas, np.shape(alphas)[-1] if np.ndim(alphas) else 1, where="sweep"))
     names = tuple(tasks or getattr(store, "tasks", None) or _named_by(score, model))
     if len(names) != rows.shape[1]:
