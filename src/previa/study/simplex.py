@@ -84,6 +84,11 @@ def find(alphas: Array, alpha: ArrayLike) -> int | None:
     return int(np.argmin(off)) if len(off) and off.min() <= 10.0**-DIGITS else None
 
 
+def same(a: ArrayLike, b: ArrayLike) -> bool:
+    """Whether two weightings [T] are one, as in `find`."""
+    return find(np.array([a], dtype=np.float64), b) is not None
+
+
 def by_safety(alphas: Array) -> NDArray[np.intp]:
     """The rows of alphas [A, T] with the nearest to uniform first, then the lexicographically first: [A]."""
     distance = np.round(np.linalg.norm(alphas - 1.0 / alphas.shape[1], axis=1), DIGITS)

@@ -1,0 +1,254 @@
+"""The recommendation: a pick, an honest region around it, and a sentence that says what is not known."""
+
+import json
+
+import numpy as np
+import pytest
+
+from previa.errors import AlphaError, InputError
+from previa.study.preview import Preview
+from previa.study.recommend import recommend
+from previa.study.simplex import find, grid, uniform
+
+TASKS = ("a", "b", "c")
+NO_GAIN = "no detectable gain over uniform"
+
+
+def noisy(level, *, N=400, seed=0, alphas=None, tasks=TASKS, unpaired=False):
+    """A preview whose items are right with probability level [A], each item as hard for all weightings."""
+    rng = np.random.default_rng(seed)
+    level = np.asarray(level)
+    shape = (len(level), N) if unpaired else (1, N)
+    items = tuple((rng.random(shape) < level[:, None]).astype(np.float32) for _ in tasks)
+    return Preview(tasks, alphas, np.column_stack([i.mean(axis=1, dtype=np.float64) for i in items]), items)
+
+
+def flat(level, *, alphas, tasks=TASKS):
+    """The same preview from a scorer that gives only a number."""
+    return Preview(tasks, alphas, np.repeat(np.asarray(level)[:, None], len(tasks), axis=1))
+
+
+def hill(alphas, top, height=0.9, slope=1.0):
+    return height - slope * np.abs(alphas - np.asarray(top)).sum(axis=1)
+
+
+FINE = np.vstack([grid(3, 20), uniform(3)])
+COARSE = np.vstack([grid(3, 10), uniform(3)])
+TOP = (0.35, 0.15, 0.5)
+
+
+def advised(preview, **kwargs):
+    T = len(preview.tasks)
+    kwargs = {"uniform": uniform(T), "size_proportional": [0.5] + [0.5 / (T - 1)] * (T - 1)} | kwargs
+    return recommend(preview, **kwargs)
+
+
+def test_the_pick_is_the_best_previewed_weighting_with_the_rivals_beside_it():
+    r = advised(noisy(hill(FINE, TOP), alphas=FINE))
+    assert r.alpha == pytest.approx(TOP)
+    assert r.score > r.uniform.score
+    assert r.uniform.alpha == pytest.approx((1 / 3,) * 3)
+    assert r.size_proportional.alpha == (0.5, 0.25, 0.25)
+    assert set(r.size_proportional.per_task) == set(TASKS)
+    assert r.score == pytest.approx(np.mean(list(r.per_task.values())))
+    assert r.sentence.startswith("Use a = 0.35, b = 0.15, c = 0.50. The gain over uniform is +")
+    assert "between previews, whose levels are biased low" in r.sentence
+    assert (r.gain_from, r.detectable, r.true_score) == ("preview", True, None)
+    assert NO_GAIN not in r.sentence
+
+
+def test_the_region_is_what_a_paired_test_does_not_tell_from_the_pick():
+    level = hill(FINE, TOP, slope=0.2)
+    p = noisy(level, alphas=FINE, unpaired=True)
+    r = advised(p)
+    pick = find(FINE, r.alpha)
+    d = [i[[pick]] - i for i in p.items]  # per task [A, N]
+    mean = np.mean([x.mean(axis=1) for x in d], axis=0)
+    error = np.sqrt(np.sum([x.var(axis=1) for x in d], axis=0) / p.items[0].shape[1]) / len(TASKS)
+    inside = np.array([tuple(alpha) in r.region for alpha in FINE])
+    assert inside[pick]
+    clear = np.abs(mean - 1.96 * error) > 0.2 * error  # what 1000 draws and a normal distribution leave open
+    np.testing.assert_array_equal(inside[clear], (mean <= 1.96 * error)[clear])
+    assert r.region_rule == "bootstrap"
+    assert r.region_fraction == pytest.approx(inside.mean())
+    sharper = advised(noisy(level, alphas=FINE, N=4000, unpaired=True))
+    assert sharper.region_fraction < r.region_fraction < 1
+    assert f"does not tell its pick from {100 * r.region_fraction:.3g} % of the weightings" in r.sentence
+
+
+def test_without_scores_of_items_the_region_is_one_percent_of_the_range():
+    level = hill(FINE, TOP)
+    r = advised(flat(level, alphas=FINE))
+    assert r.region_rule == "range"
+    expected = FINE[level >= level.max() - 0.01 * np.ptp(level) - 1e-12]
+    assert sorted(r.region) == sorted(map(tuple, expected))
+    assert (r.gain.interval, r.detectable) == (None, None)
+    assert "only per-item scores could tell" in r.sentence
+
+
+def test_a_flat_preview_recommends_uniform_and_says_so():
+    r = advised(flat(np.full(len(FINE), 0.7), alphas=FINE))
+    assert r.alpha == pytest.approx((1 / 3,) * 3)
+    assert (r.region_fraction, r.detectable) == (1.0, False)
+    assert r.centre == pytest.approx((1 / 3,) * 3)
+    assert r.sentence.startswith("Use uniform weights, a = 0.333, b = 0.333, c = 0.333")
+    assert NO_GAIN in r.sentence
+    r = advised(noisy(np.full(len(FINE), 0.7), alphas=FINE))
+    assert (r.alpha, r.detectable, NO_GAIN in r.sentence) == (pytest.approx((1 / 3,) * 3), False, True)
+
+
+def test_a_gain_within_the_noise_is_no_detectable_gain():
+    level = hill(FINE, (0.3, 0.35, 0.35), slope=0.05)
+    r = advised(noisy(level, alphas=FINE, N=100, unpaired=True))
+    assert r.gain.value > 0
+    assert r.uniform.in_region
+    assert (r.detectable, r.gain_from) == (False, "preview")
+    assert f", or uniform weights just as well: there is {NO_GAIN} (+" in r.sentence
+    assert "uniform among them" in r.sentence
+
+
+def test_the_truth_decides_on_the_gain_where_it_is():
+    previewed = noisy(hill(FINE, TOP), alphas=FINE)
+    good = advised(previewed, truth=noisy(hill(COARSE, TOP), alphas=COARSE, seed=1))
+    assert (good.gain_from, good.detectable) == ("truth", True)
+    assert NO_GAIN not in good.sentence
+    even = advised(previewed, truth=noisy(np.full(len(COARSE), 0.8), alphas=COARSE, seed=1, unpaired=True))
+    assert (even.gain_from, even.detectable) == ("truth", False)
+    assert NO_GAIN in even.sentence
+    bad = advised(previewed, truth=noisy(hill(COARSE, (1 / 3,) * 3), alphas=COARSE, seed=1))
+    assert bad.detectable is False
+    assert bad.sentence.startswith("Use uniform weights, not the preview's pick a = 0.35")
+    assert NO_GAIN in bad.sentence
+    assert bad.uniform.true_score == pytest.approx(0.9, abs=0.05)
+    assert bad.uniform.true_gain_over_uniform.value == 0
+    plain = advised(previewed, truth=flat(hill(COARSE, TOP), alphas=COARSE))
+    assert (plain.detectable, plain.gain.interval) == (None, None)
+    worse = advised(previewed, truth=flat(hill(COARSE, (1 / 3,) * 3), alphas=COARSE))
+    assert (worse.detectable, NO_GAIN in worse.sentence) == (False, True)
+
+
+def test_a_joint_run_beside_the_pick_speaks_for_it_by_name_and_none_farther_off_does():
+    previewed = noisy(hill(FINE, TOP), alphas=FINE)
+    r = advised(previewed, truth=noisy(hill(COARSE, TOP), alphas=COARSE, seed=1))
+    assert r.true_score is None
+    assert r.gain_at == pytest.approx((0.4, 0.1, 0.5)) or r.gain_at == pytest.approx((0.3, 0.2, 0.5))
+    assert "in joint runs, the nearest to the pick at a = 0." in r.sentence
+    at_pick = np.vstack([TOP, uniform(3)])
+    r = advised(previewed, truth=noisy(hill(at_pick, TOP), alphas=at_pick, seed=1))
+    assert r.gain_at == r.alpha
+    assert "interval" in r.sentence
+    assert ", in joint runs." in r.sentence
+    assert r.true_score == pytest.approx(np.mean(list(r.true_per_task.values())))
+    few = np.vstack([grid(3, 1), uniform(3)])
+    r = advised(previewed, truth=noisy(hill(few, TOP), alphas=few, seed=1))
+    assert (r.gain_from, r.gain_at) == ("preview", None)
+
+
+def test_a_run_at_uniform_alone_says_nothing_of_a_pick_beside_it():
+    alone = noisy([0.5], alphas=uniform(3)[None])
+    r = advised(flat(hill(FINE, (0.35, 0.3, 0.35)), alphas=FINE), truth=alone)
+    assert r.alpha == pytest.approx((0.35, 0.3, 0.35))
+    assert r.gain_from == "preview"
+    r = advised(flat(hill(FINE, uniform(3)), alphas=FINE), truth=alone)
+    assert (r.gain_from, r.gain.value, r.detectable) == ("truth", 0, False)
+
+
+def test_a_preview_without_uniform_leaves_the_gain_open():
+    alphas = grid(3, 20)
+    r = advised(flat(hill(alphas, TOP), alphas=alphas), truth=noisy([0.5], alphas=uniform(3)[None]))
+    assert (r.gain, r.gain_from, r.detectable) == (None, None, None)
+    assert "Uniform weights were not previewed, so the gain over them is unknown" in r.sentence
+    assert (r.uniform.score, r.uniform.in_region) == (None, False)
+    assert r.uniform.true_score is not None
+
+
+def test_the_centre_is_deep_in_the_region_away_from_edges():
+    alphas = grid(3, 20)
+    half = advised(flat(np.where(alphas[:, 0] >= 0.5, 0.8, 0.1), alphas=alphas), uniform=[0.3, 0.3, 0.4])
+    # The inscribed circle of the upper half triangle, whose rows outside start at .45: by its three sides equally far.
+    assert half.centre[0] == pytest.approx(0.65, abs=0.051)
+    assert half.centre[1] == pytest.approx(half.centre[2], abs=0.051)
+    corner = advised(flat(np.where(alphas[:, 0] >= 0.999, 0.8, 0.1), alphas=alphas), uniform=[0.3, 0.3, 0.4])
+    assert corner.centre == corner.alpha == (1, 0, 0)
+    assert "tells its pick from every other weighting" in corner.sentence
+    edge = advised(flat(np.where(alphas[:, 0] == 0, 0.8, 0.1), alphas=alphas), uniform=[0.3, 0.3, 0.4])
+    assert edge.centre == pytest.approx((0, 0.5, 0.5))
+
+
+def test_methods_that_disagree_are_quoted():
+    mine = noisy(hill(FINE, TOP), alphas=FINE)
+    other = noisy(hill(FINE, (0.1, 0.8, 0.1)), alphas=FINE)
+    coarse = flat(np.where(np.abs(COARSE - TOP).max(axis=1) <= 0.1, 0.9, 0.5), alphas=COARSE)
+    r = advised(mine, others={"simple": mine, "x": other, "y": other, "z": other})
+    assert [name for name, o in r.others.items() if o.agrees] == ["simple"]
+    assert r.others["x"].pick == pytest.approx((0.1, 0.8, 0.1))
+    assert "Methods disagree (3 of 4 others): x picks a = 0.10, b = 0.80, c = 0.10; y picks" in r.sentence
+    assert r.sentence.endswith("; 1 more.")
+    assert advised(mine, others={"simple": mine}).sentence.endswith("The other method agrees.")
+    r = advised(mine, others={"coarse": coarse})
+    assert r.others["coarse"].region_holds_pick  # its grid has no such weighting: by the nearest
+    assert advised(mine, others={"s": mine, "t": mine}).sentence.endswith("The other methods agree.")
+
+
+def test_metric_weights_move_the_pick():
+    alphas = np.vstack([grid(3, 10), uniform(3)])
+    p = Preview(TASKS, alphas, np.sqrt(alphas))
+    assert advised(p).alpha == pytest.approx((1 / 3,) * 3)
+    assert advised(p, weights={"b": 0, "c": 0}).alpha == (1, 0, 0)
+    assert advised(p, weights={"a": 3, "b": 1, "c": 1}).alpha[0] > 0.7
+
+
+@pytest.mark.parametrize("T", [2, 4, 5])
+def test_any_number_of_tasks_but_one(T):
+    tasks = tuple("abcde"[:T])
+    alphas = np.vstack([grid(T, 5), uniform(T)])
+    top = np.array([0.6] + [0.4 / (T - 1)] * (T - 1))
+    r = advised(noisy(hill(alphas, top), alphas=alphas, tasks=tasks))
+    assert r.alpha[0] == pytest.approx(0.6)
+    assert all(f"{task} = " in r.sentence for task in tasks)
+    with pytest.raises(InputError, match=r"at least two tasks\. Found only 'a'"):
+        recommend(Preview(("a",), [[1.0]], [[0.5]]), uniform=[1], size_proportional=[1])
+
+
+def test_failed_weightings_are_left_out():
+    scores = np.repeat(hill(FINE, TOP)[:, None], 3, axis=1)
+    scores[find(FINE, TOP)] = np.nan
+    r = advised(Preview(TASKS, FINE, scores))
+    assert r.alpha != pytest.approx(TOP)
+    assert np.isfinite(r.score)
+    scores[:] = np.nan
+    with pytest.raises(InputError, match="the preview: none of its 232 weightings was scored"):
+        advised(Preview(TASKS, FINE, scores))
+    with pytest.raises(InputError, match="m: none of its"):
+        advised(flat(hill(FINE, TOP), alphas=FINE), others={"m": Preview(TASKS, FINE, scores)})
+    failed_truth = advised(flat(hill(FINE, TOP), alphas=FINE), truth=Preview(TASKS, FINE, scores))
+    assert failed_truth.gain_from == "preview"
+
+
+def test_what_does_not_fit_is_refused():
+    p = flat(hill(FINE, TOP), alphas=FINE)
+    with pytest.raises(AlphaError, match="reference"):
+        advised(p, uniform=[0.5, 0.5])
+    with pytest.raises(InputError, match="the truth: its tasks should be"):
+        advised(p, truth=flat(hill(FINE, TOP), alphas=FINE, tasks=("a", "b", "x")))
+
+
+def test_a_recommendation_is_plain_json_with_a_note_on_its_levels():
+    truth = noisy(hill(COARSE, TOP), alphas=COARSE, seed=1)
+    p = noisy(hill(FINE, TOP), alphas=FINE)
+    d = advised(p, truth=truth, others={"simple": p}).to_dict()
+    assert json.loads(json.dumps(d, allow_nan=False)) == d
+    assert set(d) >= {
+        "alpha",
+        "region_fraction",
+        "sentence",
+        "centre",
+        "region",
+        "uniform",
+        "size_proportional",
+        "note",
+    }
+    assert d["alpha"] == pytest.approx(list(TOP))
+    assert "biased low" in d["note"]
+    assert d["others"]["simple"]["agrees"] is True
+    assert advised(p, truth=truth, others={"simple": p}).to_dict() == d
