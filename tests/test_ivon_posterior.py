@@ -9,7 +9,7 @@ from torch import nn
 
 from ivon_toy import SETTINGS, curvature, flat, loss, network, optimizer_of, train
 from previa.core.diagonal import Diagonal
-from previa.errors import InputError, ParamsError, PrecisionError
+from previa.errors import InputError, ParamsError
 from previa.fit.ivon import IVON
 
 
@@ -57,13 +57,16 @@ def test_curvature_is_kept_when_the_effective_sample_size_changes():
     torch.testing.assert_close(curvature(optimizer, model), torch.full((32,), 3.0))
 
 
-def test_a_posterior_below_delta_cannot_be_started_from():
+def test_a_posterior_below_delta_can_be_started_from_since_only_h_plus_delta_counts():
     model = network()
     optimizer = optimizer_of(model, weight_decay=1.0)
-    with pytest.raises(
-        PrecisionError, match=r"tensor '0.weight' has h = precision/ess - weight_decay down to -0.5"
-    ):
-        optimizer.load_posterior(model, Diagonal(dict(model.named_parameters()), 50.0))
+    optimizer.load_posterior(model, Diagonal(dict(model.named_parameters()), 50.0))
+    torch.testing.assert_close(curvature(optimizer, model), torch.full((32,), 0.5))
+
+
+def test_an_effective_sample_size_of_zero_is_refused():
+    model = network()
+    optimizer = optimizer_of(model, weight_decay=1.0)
     with pytest.raises(InputError, match="ess is 0"):
         optimizer.load_posterior(model, Diagonal(dict(model.named_parameters()), 50.0), ess=0.0)
     assert not optimizer.state  # untouched

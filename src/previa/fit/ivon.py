@@ -174,8 +174,7 @@ class IVON(torch.optim.Optimizer):
 
         ``ess`` is that of the run that made it, by default this optimizer's own: what is copied is the curvature of a
         mean loss, whatever this run's ess. Momentum and step counts start at zero; the learning rate's scale stays
-        hess_init+delta. Raises InputError as ``posterior``, ParamsError where names or shapes differ, PrecisionError
-        naming the tensor where h = precision/ess - delta is not positive.
+        hess_init+delta. Raises InputError as ``posterior``, ParamsError where names or shapes differ.
         """
         self._samples.require_none("load_posterior()")
         named = named_members(self, model, "load_posterior()")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from previa.core.diagonal import Diagonal
-from previa.errors import InputError, PrecisionError
+from previa.errors import InputError
 
 Member = tuple[Tensor, dict[str, Any]]
 """A parameter and the group of options that it belongs to."""
@@ -38,8 +38,8 @@ def named_members(optimizer: torch.optim.Optimizer, model: nn.Module, what: str)
 def starting_curvature(posterior: Diagonal, named: dict[str, Member], ess: float | None) -> dict[str, Tensor]:
     """name -> h+delta = precision/ess; ``ess`` None stands for the group's own.
 
-    Raises ParamsError where names or shapes differ, PrecisionError where h = precision/ess - delta is not positive,
-    InputError for an ess that is not.
+    h alone may be negative, as in any IVON run: only h+delta > 0 is needed, and a precision gives it.
+    Raises ParamsError where names or shapes differ, InputError for an ess that is not positive.
     """
     posterior.layout.check({name: p for name, (p, _) in named.items()}, "the model", "the posterior")
     if ess is not None and not ess > 0:
@@ -49,11 +49,4 @@ def starting_curvature(posterior: Diagonal, named: dict[str, Member], ess: float
     for name, (_, group) in named.items():
         start, stop, shape = posterior.layout.places[name]
         H[name] = precision[start:stop].view(shape) / (group["ess"] if ess is None else ess)
-        smallest = float(H[name].min()) - group["weight_decay"] if H[name].numel() else 1.0
-        if not smallest > 0:
-            raise PrecisionError(
-                f"load_posterior(): tensor {name!r} has h = precision/ess - weight_decay down to {smallest:.3g}, but "
-                "curvature to start from must be positive. Set weight_decay to 0, as the paper does for finetuning, or "
-                "hand in the ess of the run that made the posterior."
-            )
     return H

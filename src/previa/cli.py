@@ -1,0 +1,470 @@
+"""The command line: thin commands over the library, imports inside them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from previa import __version__
+from previa.errors import PreviaError
+
+Progress = Callable[[str, int, int], None]
+
+STUDY = click.argument("study", type=click.Path(path_type=Path), metavar="STUDY.toml")
+RESULTS = click.argument("results", type=click.Path(path_type=Path), metavar="STUDY.toml|study.db")
+OUT = click.option("--out", type=click.Path(path_type=Path), help="Folder for results; the study file's `out` otherwise.")
+WORKERS = click.option("--workers", type=click.IntRange(1), help="Processes; one per core otherwise.")
+QUIET = click.option("--quiet", is_flag=True, help="One line per piece of work instead of progress bars.")
+WEIGHT = click.option("--metric-weight", multiple=True, metavar="TASK=W", help="How much a task counts in the mean score.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Previews of multitask finetuning for every task weighting.
+
+    \b
+    Finetune each task once, keep a posterior, and merge them for all weightings:
+      previa demo --out demo-out        the whole job on handwritten digits, in about a minute
+      previa run study.toml             the same for your own model and tasks
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line: 0 done, 1 an error in one sentence, 2 wrong usage, 130 stopped."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = cli.main(given, prog_name="previa", standalone_mode=False)
+    except click.UsageError as error:
+        error.show()
+        code = 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("previa: stopped. What is done is kept; the same command goes on from there.", err=True)
+        code = 130
+    except PreviaError as error:
+        if "--debug" in given:
+            raise
+        click.echo(f"previa: {error}", err=True)
+        code = 1
+    except BrokenPipeError:
+        code = 1
+    except Exception as error:
+        if "--debug" in given:
+            raise
+        click.echo(
+            f"previa: an error that should not happen, {type(error).__name__}: {error}. "
+            "Run again with --debug before the command for the traceback, and please report it.",
+            err=True,
+        )
+        code = 1
+    return int(code or 0)
+
+
+# Whole studies ------------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("demo-out"), show_default=True, help="Folder for results.")
+@WORKERS
+@QUIET
+def demo(out: Path, workers: int | None, quiet: bool) -> None:
+    """The whole job on scikit-learn's handwritten digits: three tasks, five previews of 231 weightings, and the truth.
+
+    \b
+    Example:
+      previa demo --out demo-out
+    """
+    from importlib import resources
+
+    with resources.as_file(resources.files("previa.data") / "digits.toml") as file:
+        _run(file, out, workers, quiet, named="previa's digits study")
+
+
+@cli.command()
+@STUDY
+@OUT
+@WORKERS
+@QUIET
+def run(study: Path, out: Path | None, workers: int | None, quiet: bool) -> None:
+    """Everything a study asks for: finetune, preview, train the truth, compare, recommend, report.
+
+    Stopped at any point, the same command does only what is missing.
+
+    \b
+    Example:
+      previa run study.toml --workers 2
+    """
+    _run(study, out, workers, quiet, named=str(study))
+
+
+def _run(file: Path, out: Path | None, workers: int | None, quiet: bool, named: str) -> None:
+    from previa.run import pipeline
+
+    study = _study(file, out)
+    with _bars(quiet) as progress:
+        pipeline.run(study, workers=workers, progress=progress)
+    _publish(study, named)
+
+
+@cli.command()
+@STUDY
+@OUT
+@WORKERS
+@QUIET
+def fit(study: Path, out: Path | None, workers: int | None, quiet: bool) -> None:
+    """Finetune each task once and keep its checkpoints and posteriors.
+
+    \b
+    Example:
+      previa fit study.toml
+    """
+    from previa.run import pipeline
+
+    found = _study(study, out)
+    with _bars(quiet) as progress:
+        pipeline.fit(found, workers=workers, progress=progress)
+    click.echo(f"Checkpoints and posteriors are in {found.out / 'runs'}. Next: previa preview {study}")
+
+
+@cli.command()
+@STUDY
+@OUT
+@WORKERS
+@QUIET
+def preview(study: Path, out: Path | None, workers: int | None, quiet: bool) -> None:
+    """Merge and score every weighting by every method of the study; nothing is trained but what `fit` lacks.
+
+    \b
+    Example:
+      previa preview study.toml
+    """
+    from previa.run import pipeline
+
+    found = _study(study, out)
+    with _bars(quiet) as progress:
+        pipeline.preview(found, workers=workers, progress=progress)
+    _publish(found, str(study))
+
+
+@cli.command()
+@RESULTS
+@click.option("--method", help="The preview to follow; the study's own choice otherwise.")
+@WEIGHT
+@click.option("--json", "as_json", is_flag=True, help="The whole recommendation as JSON.")
+def recommend(results: Path, method: str | None, metric_weight: tuple[str, ...], as_json: bool) -> None:
+    """Which weighting to use, how wide the near-best region is, and whether uniform weights would do as well.
+
+    \b
+    Example:
+      previa recommend study.toml --metric-weight safety=3
+    """
+    from previa.show.outputs import Results
+
+    with _results(results) as store:
+        found = Results.of(store, method=method, metric_weights=_weights(metric_weight)).recommendation
+    _echo_json(found.to_dict()) if as_json else click.echo(found.sentence)
+
+
+@cli.command()
+@RESULTS
+@WEIGHT
+@click.option("--json", "as_json", is_flag=True, help="The whole comparison as JSON.")
+def compare(results: Path, metric_weight: tuple[str, ...], as_json: bool) -> None:
+    """How good each preview is, where joint runs tell: regret first, mean squared error last.
+
+    \b
+    Example:
+      previa compare study.toml
+    """
+    from previa.errors import StudyError
+    from previa.show.outputs import Results
+
+    with _results(results) as store:
+        found = Results.of(store, metric_weights=_weights(metric_weight))
+    if found.comparison is None:
+        raise StudyError(f"{results}: no joint runs are recorded, so nothing can be compared. `previa run` trains them.")
+    _echo_json(found.comparison.to_dict()) if as_json else _table(found)
+
+
+@cli.command()
+@RESULTS
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the report; beside the results otherwise.")
+@WEIGHT
+def report(results: Path, out: Path | None, metric_weight: tuple[str, ...]) -> None:
+    """Write report.html, summary.json, preview.csv and the figures again from stored results.
+
+    \b
+    Example:
+      previa report demo-out/study.db
+    """
+    from previa.show.outputs import publish
+
+    with _results(results) as store:
+        made = publish(store, out or store.path.parent, metric_weights=_weights(metric_weight))
+    click.echo("\n".join(str(path) for path in made))
+
+
+@cli.command()
+@STUDY
+@click.option("--alpha", required=True, metavar="A,B,...", help="One weight per task, in the study's order, summing to one.")
+@click.option("--warm-start", metavar="METHOD", help="Start from this method's preview instead of from the base.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Where to write the model; in the study's folder otherwise.")
+@OUT
+@QUIET
+def finetune(
+    study: Path, alpha: str, warm_start: str | None, checkpoint: Path | None, out: Path | None, quiet: bool
+) -> None:
+    """Joint finetuning at one weighting, in the study's convention; writes an ordinary checkpoint and its true scores.
+
+    \b
+    Example:
+      previa finetune study.toml --alpha 0.35,0.25,0.40 --warm-start mixture
+    """
+    from previa.run import pipeline
+
+    found = _study(study, out)
+    with _bars(quiet) as progress:
+        made = pipeline.finetune_at(
+            found, _numbers(alpha), warm_start=warm_start, checkpoint=checkpoint, progress=progress
+        )
+    click.echo(f"Scores: {_scores(made.scores)}")
+    click.echo(f"Model: {made.checkpoint}")
+
+
+# Files --------------------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option("--task", "tasks", multiple=True, required=True, metavar="NAME=PATH", help="A task's checkpoint, as often as there are tasks.")
+@click.option("--alpha", required=True, metavar="A,B,...", help="One weight per --task, in their order.")
+@click.option("--precision", "precisions", multiple=True, metavar="NAME=PATH", help="A task's posterior file: Hessian-weighted merging.")
+@click.option("--base", type=click.Path(path_type=Path), help="The base model: task arithmetic; weights need not sum to one.")
+@click.option("--prior-precision", type=float, help="Precision of the prior at the base, with --precision and --base.")
+@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="Of the result; the inputs' otherwise.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The merged safetensors file.")
+def merge(
+    tasks: tuple[str, ...],
+    alpha: str,
+    precisions: tuple[str, ...],
+    base: Path | None,
+    prior_precision: float | None,
+    dtype: str | None,
+    out: Path,
+) -> None:
+    """Merge checkpoints at one weighting into a safetensors file, tensor by tensor.
+
+    \b
+    Example:
+      previa merge --task de=de/model.safetensors --task fr=fr/model.safetensors --alpha 0.4,0.6 --out merged.safetensors
+    """
+    import torch
+
+    from previa.io import merge_checkpoints
+
+    merge_checkpoints(
+        base,
+        _paths("--task", tasks),
+        _numbers(alpha),
+        out,
+        precisions=_paths("--precision", precisions) if precisions else None,
+        prior_precision=prior_precision,
+        dtype=getattr(torch, dtype) if dtype else None,
+    )
+    click.echo(f"Model: {out}")
+
+
+@cli.group()
+def posterior() -> None:
+    """Make or look at posterior files.
+
+    \b
+    Example:
+      previa posterior show demo-out/runs/0-1/posterior.safetensors
+    """
+
+
+@posterior.command("show")
+@click.argument("path", type=click.Path(path_type=Path))
+def posterior_show(path: Path) -> None:
+    """Where a posterior file comes from, its convention and scale.
+
+    \b
+    Example:
+      previa posterior show demo-out/runs/0-1/posterior.safetensors
+    """
+    from dataclasses import asdict
+
+    from previa.io import open_posterior
+
+    found = open_posterior(path)
+    rows = {name: value for name, value in asdict(found.provenance).items() if value is not None}
+    if found.provenance.memory is not None:
+        rows["memory of hess_init"] = f"{found.provenance.memory:.3g}"
+    rows |= {"parameters": found.layout.size, "tensors": len(found.layout.shapes), "mean stored": found.has_mean}
+    width = max(len(name) for name in rows)
+    for name, value in rows.items():
+        click.echo(f"{name:<{width}}  {value}")
+
+
+@posterior.command("squared-gradients")
+@STUDY
+@click.option("--task", required=True, help="The task, by its name in the study; its `checkpoint` is taken, or its AdamW run made.")
+@click.option("--out", "file", type=click.Path(path_type=Path), required=True, help="The posterior file to write.")
+@QUIET
+def posterior_squared_gradients(study: Path, task: str, file: Path, quiet: bool) -> None:
+    """Exact per-example squared gradients of a task at its checkpoint, as a posterior file.
+
+    \b
+    Example:
+      previa posterior squared-gradients study.toml --task de --out de/posterior.safetensors
+    """
+    from previa.run import pipeline
+
+    with _bars(quiet) as progress:
+        pipeline.squared_gradients_of(_study(study, None), task, file, progress=progress)
+    click.echo(f"Posterior: {file}")
+
+
+# Helpers ------------------------------------------------------------------------------------------------------------------
+
+
+def _study(file: Path, out: Path | None) -> Any:
+    from dataclasses import replace
+
+    from previa.study.file import read_study
+
+    study = read_study(file)
+    return study if out is None else replace(study, out=out.resolve())
+
+
+@contextmanager
+def _results(path: Path) -> Iterator[Any]:
+    """The store of a study file, or the store file itself."""
+    from previa.study.file import read_study
+    from previa.study.store import Store
+
+    with Store.read(read_study(path).out / "study.db" if path.suffix == ".toml" else path) as store:
+        yield store
+
+
+def _publish(study: Any, named: str) -> None:
+    from previa.show.outputs import Results, publish
+    from previa.study.store import Store
+
+    with Store.read(study.out / "study.db") as store:
+        results = Results.of(store)
+        made = publish(store, study.out)
+    if results.comparison is not None:
+        _table(results)
+        click.echo()
+    click.echo(results.recommendation.sentence)
+    click.echo()
+    page = next(path for path in made if path.suffix == ".html")
+    click.echo(f"The report on {named}: open {page}")
+
+
+def _table(results: Any) -> None:
+    """The quality of every method, best regret first."""
+    from rich.console import Console
+    from rich.table import Table
+
+    truth = results.comparison.truth
+    table = Table(title="How good are the previews? (against joint finetuning)", title_justify="left")
+    table.add_column("method")
+    for name in ("regret@1", "noise floor", "gain on uniform", "Spearman", "top 25 %", "IoU", "MSE", "offset", "seconds"):
+        table.add_column(name, justify="right")
+    for name, q in sorted(results.comparison.methods.items(), key=lambda pair: pair[1].regret_at_1):
+        cells = [q.regret_at_1, q.regret_noise, q.gain_over_uniform, q.spearman, q.spearman_top25, q.iou_top10]
+        shown = ["-" if value is None else f"{value:.3f}" for value in cells]
+        seconds = results.summary["methods"][name]["seconds"]
+        table.add_row(name, *shown, f"{q.mse:.4f}", f"{q.offset:+.3f}", f"{seconds:.1f}")
+    Console().print(table)
+    best = ", ".join(f"{task} {a:.2f}" for task, a in zip(results.comparison.tasks, truth.best_alpha, strict=True))
+    uniform = "" if truth.uniform_score is None else f"; uniform weights give {truth.uniform_score:.3f}"
+    click.echo(f"Best of {truth.weightings} joint runs: {truth.best_score:.3f} at {best}{uniform}.")
+
+
+@contextmanager
+def _bars(quiet: bool) -> Iterator[Progress]:
+    """progress(what, done, total): bars with the time left, or a line when a piece of work is done."""
+    if quiet:
+        yield _log
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description:<34}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, refresh_per_second=8) as bars:
+        rows: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in rows:
+                rows[what] = bars.add_task(what, total=total)
+            bars.update(rows[what], completed=done, total=total)
+
+        yield show
+
+
+def _log(what: str, done: int, total: int) -> None:
+    if done == total:
+        click.echo(f"{what}: {total} done", err=True)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} should be numbers with commas between, as 0.4,0.6", param_hint="--alpha") from error
+
+
+def _paths(option: str, pairs: Sequence[str]) -> dict[str, Path]:
+    return {name: Path(value) for name, value in _pairs(option, pairs).items()}
+
+
+def _weights(pairs: Sequence[str]) -> Mapping[str, float] | None:
+    found = {}
+    for name, value in _pairs("--metric-weight", pairs).items():
+        try:
+            found[name] = float(value)
+        except ValueError as error:
+            raise click.BadParameter(f"{value!r} is no number", param_hint="--metric-weight") from error
+    return found or None
+
+
+def _pairs(option: str, pairs: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value):
+            raise click.BadParameter(f"{pair!r} should be NAME=VALUE", param_hint=option)
+        if name in found:
+            raise click.BadParameter(f"{name!r} is given twice", param_hint=option)
+        found[name] = value
+    return found
+
+
+def _scores(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{task} {score:.4g}" for task, score in scores.items())
+
+
+def _echo_json(data: Any) -> None:
+    import json
+
+    click.echo(json.dumps(data, indent=1))
+
+
+def run_main() -> None:
+    """The entry point of the `previa` command."""
+    sys.exit(main())

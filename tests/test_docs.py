@@ -1,0 +1,23 @@
+"""Every Python block of the README and the docs runs, and the generated reference is up to date."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mktestdocs import check_md_file
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_blocks_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_md_file(page, memory=True)
+    assert page.read_text(encoding="utf-8").strip()
+
+
+def test_the_command_line_reference_is_up_to_date():
+    made = subprocess.run([sys.executable, ROOT / "docs" / "make_reference.py", "--check"], capture_output=True, text=True)
+    assert made.returncode == 0, made.stdout + made.stderr
