@@ -13,6 +13,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from previa.errors import AlphaError, FileError, InputError, NotFiniteError, ScoreError, StoreError
-from previa.study import _items
+from previa.study import _database, _items
 from previa.study.simplex import grid
 from previa.study.store import Store
 
@@ -80,6 +81,11 @@ def test_right_or_wrong_takes_a_bit_an_item():
         np.testing.assert_array_equal(_items.unpack(_items.pack(items), 9000), items)
 
 
+def test_bytes_that_are_not_those_of_so_many_items_are_refused():
+    with pytest.raises(ValueError, match="the scores of 20 items take 2 bytes"):
+        _items.unpack(_items.pack(np.ones(9, np.float32)), 20)
+
+
 def test_a_preview_is_sorted_and_a_second_score_takes_the_place_of_the_first(store):
     alphas = grid(2, 4)
     for a in (3, 0, 4, 1, 2, 3):
@@ -112,11 +118,13 @@ def test_costs_add_up_and_facts_are_kept(tmp_path):
         s.add_seconds("finetune/ivon", 1.5)
         s.put("sizes", {"a": np.int64(3), "b": np.arange(2)})
         s.put("sizes", {"a": 4, "b": [0, 1]})
+        s.put("more", {"inside": MappingProxyType({"at": Path("x") / "y"})})
         with pytest.raises(InputError, match="share should be plain JSON"):
             s.put("share", math.nan)
     with opened(tmp_path / "new" / "study.db", provenance={"version": "2"}) as s:
         assert s.seconds() == {"finetune/ivon": 4.0}
         assert s.get("sizes") == {"a": 4, "b": [0, 1]}
+        assert s.get("more") == {"inside": {"at": "x/y"}}
         assert s.get("nothing", 7) == 7
         assert s.provenance == {"version": "2", "host": "x"}
         assert s.fingerprint["finetune"] == {"lr": 0.1, "betas": [0.9, 0.99]}
@@ -269,6 +277,14 @@ def test_what_is_no_store_is_refused_in_a_sentence_and_left_as_it_is(tmp_path):
         Store.read(tmp_path / "empty.db")
     with opened(tmp_path / "empty.db") as s:  # a kill before the first table leaves this
         assert s.methods() == ()
+
+
+def test_a_store_whose_making_was_ended_early_is_refused_for_reading_and_made_anew_for_writing(tmp_path):
+    _database.connect(tmp_path / "study.db", write=True).close()
+    with pytest.raises(StoreError, match="this store names no tasks; the run that made it was ended early"):
+        Store.read(tmp_path / "study.db")
+    with opened(tmp_path / "study.db") as s:
+        assert s.tasks == TASKS
 
 
 def test_a_store_of_another_schema_is_refused(tmp_path):

@@ -1,6 +1,6 @@
 """How good is each preview? Its numbers beside the truth's, in the order in which they matter to a choice of weights.
 
-METHOD.md 6: the mean squared error does not predict good choices, so regret and gain come first. All is over the weightings
+The mean squared error does not predict good choices, so regret and gain come first. All is over the weightings
 that the truth and the preview both scored; what the truth adds of its own noise is that of a finite test set (`bootstrap`).
 """
 

@@ -137,6 +137,7 @@ class _View:
 
     @classmethod
     def of(cls, preview: Preview, tasks: tuple[str, ...], w: Array, seed: int, name: str) -> "_View":
+        """What was scored; name is for errors. Raises InputError for other tasks, or when nothing was."""
         if preview.tasks != tasks:
             raise InputError(f"{name}: its tasks should be {list(tasks)}. Found {list(preview.tasks)}.")
         good = preview.rows(preview.ok)

@@ -47,7 +47,7 @@ def _choice(r: "Recommendation") -> str:
 def _amount(gain: "Gain") -> str:
     if gain.interval is None:
         return f"{gain.value:+.3g}"
-    return f"{gain.value:+.3g} (95 % interval {gain.interval[0]:+.3g} to {gain.interval[1]:+.3g})"
+    return f"{gain.value:+.3g}, 95 % interval {gain.interval[0]:+.3g} to {gain.interval[1]:+.3g}"
 
 
 def _source(r: "Recommendation") -> str:
