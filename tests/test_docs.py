@@ -19,5 +19,7 @@ def test_code_blocks_run(page, tmp_path, monkeypatch):
 
 
 def test_the_command_line_reference_is_up_to_date():
-    made = subprocess.run([sys.executable, ROOT / "docs" / "make_reference.py", "--check"], capture_output=True, text=True)
+    made = subprocess.run(
+        [sys.executable, ROOT / "docs" / "make_reference.py", "--check"], capture_output=True, text=True
+    )
     assert made.returncode == 0, made.stdout + made.stderr

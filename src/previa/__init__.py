@@ -17,39 +17,107 @@ if TYPE_CHECKING:
     from previa.core.params import Flat, Layout
     from previa.core.runs import Run
     from previa.core.student_t import StudentT
+    from previa.fit.ivon import IVON
+    from previa.fit.ivon_interop import read_ivon_opt
+    from previa.fit.labels import Expected, Given, Sampled
+    from previa.fit.squared_gradients import squared_gradients
+    from previa.io.checkpoint import open_checkpoint, save_checkpoint
+    from previa.io.merge_files import merge_checkpoints
+    from previa.io.posterior_file import load_posterior, save_posterior
+    from previa.io.provenance import Provenance
+    from previa.run.finetune import finetune
+    from previa.run.recipe import AdamWRecipe, IvonRecipe, Recipe
+    from previa.run.scoring import accuracy, scorer
+    from previa.run.sweep import sweep
+    from previa.study.compare import compare
+    from previa.study.file import read_study
+    from previa.study.preview import Preview
+    from previa.study.recommend import recommend
+    from previa.study.simplex import grid
+    from previa.study.store import Store
 
 _HOMES = {
+    "AdamWRecipe": "run.recipe",
     "Beta": "core.beta",
     "Diagonal": "core.diagonal",
+    "Expected": "fit.labels",
     "Flat": "core.params",
     "Full": "core.full",
+    "Given": "fit.labels",
+    "IVON": "fit.ivon",
     "Isotropic": "core.isotropic",
+    "IvonRecipe": "run.recipe",
     "Layout": "core.params",
     "Mixture": "core.mixture",
     "Modes": "core.modes",
+    "Preview": "study.preview",
+    "Provenance": "io.provenance",
+    "Recipe": "run.recipe",
     "Run": "core.runs",
+    "Sampled": "fit.labels",
+    "Store": "study.store",
     "StudentT": "core.student_t",
+    "accuracy": "run.scoring",
+    "compare": "study.compare",
     "damped": "core.damping",
+    "finetune": "run.finetune",
+    "grid": "study.simplex",
+    "load_posterior": "io.posterior_file",
     "merge": "core.merge",
+    "merge_checkpoints": "io.merge_files",
     "mode_parts": "core.modes",
     "modes": "core.modes",
+    "open_checkpoint": "io.checkpoint",
+    "read_ivon_opt": "fit.ivon_interop",
+    "read_study": "study.file",
+    "recommend": "study.recommend",
+    "save_checkpoint": "io.checkpoint",
+    "save_posterior": "io.posterior_file",
+    "scorer": "run.scoring",
+    "squared_gradients": "fit.squared_gradients",
+    "sweep": "run.sweep",
 }
 
 __all__ = [
+    "AdamWRecipe",
     "Beta",
     "Diagonal",
+    "Expected",
     "Flat",
     "Full",
+    "Given",
+    "IVON",
     "Isotropic",
+    "IvonRecipe",
     "Layout",
     "Mixture",
     "Modes",
+    "Preview",
+    "Provenance",
+    "Recipe",
     "Run",
+    "Sampled",
+    "Store",
     "StudentT",
+    "accuracy",
+    "compare",
     "damped",
+    "finetune",
+    "grid",
+    "load_posterior",
     "merge",
+    "merge_checkpoints",
     "mode_parts",
     "modes",
+    "open_checkpoint",
+    "read_ivon_opt",
+    "read_study",
+    "recommend",
+    "save_checkpoint",
+    "save_posterior",
+    "scorer",
+    "squared_gradients",
+    "sweep",
 ]
 __version__ = "0.1.0"
 

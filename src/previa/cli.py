@@ -17,10 +17,14 @@ Progress = Callable[[str, int, int], None]
 
 STUDY = click.argument("study", type=click.Path(path_type=Path), metavar="STUDY.toml")
 RESULTS = click.argument("results", type=click.Path(path_type=Path), metavar="STUDY.toml|study.db")
-OUT = click.option("--out", type=click.Path(path_type=Path), help="Folder for results; the study file's `out` otherwise.")
+OUT = click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for results; the study file's `out` otherwise."
+)
 WORKERS = click.option("--workers", type=click.IntRange(1), help="Processes; one per core otherwise.")
 QUIET = click.option("--quiet", is_flag=True, help="One line per piece of work instead of progress bars.")
-WEIGHT = click.option("--metric-weight", multiple=True, metavar="TASK=W", help="How much a task counts in the mean score.")
+WEIGHT = click.option(
+    "--metric-weight", multiple=True, metavar="TASK=W", help="How much a task counts in the mean score."
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -70,7 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @cli.command()
-@click.option("--out", type=click.Path(path_type=Path), default=Path("demo-out"), show_default=True, help="Folder for results.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("demo-out"),
+    show_default=True,
+    help="Folder for results.",
+)
 @WORKERS
 @QUIET
 def demo(out: Path, workers: int | None, quiet: bool) -> None:
@@ -188,13 +198,17 @@ def compare(results: Path, metric_weight: tuple[str, ...], as_json: bool) -> Non
     with _results(results) as store:
         found = Results.of(store, metric_weights=_weights(metric_weight))
     if found.comparison is None:
-        raise StudyError(f"{results}: no joint runs are recorded, so nothing can be compared. `previa run` trains them.")
+        raise StudyError(
+            f"{results}: no joint runs are recorded, so nothing can be compared. `previa run` trains them."
+        )
     _echo_json(found.comparison.to_dict()) if as_json else _table(found)
 
 
 @cli.command()
 @RESULTS
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the report; beside the results otherwise.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for the report; beside the results otherwise."
+)
 @WEIGHT
 def report(results: Path, out: Path | None, metric_weight: tuple[str, ...]) -> None:
     """Write report.html, summary.json, preview.csv and the figures again from stored results.
@@ -212,9 +226,20 @@ def report(results: Path, out: Path | None, metric_weight: tuple[str, ...]) -> N
 
 @cli.command()
 @STUDY
-@click.option("--alpha", required=True, metavar="A,B,...", help="One weight per task, in the study's order, summing to one.")
-@click.option("--warm-start", metavar="METHOD", help="Start from this method's preview instead of from the base.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Where to write the model; in the study's folder otherwise.")
+@click.option(
+    "--alpha",
+    required=True,
+    metavar="A,B,...",
+    help="One weight per task, in the study's order, summing to one.",
+)
+@click.option(
+    "--warm-start", metavar="METHOD", help="Start from this method's preview instead of from the base."
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Where to write the model; in the study's folder otherwise.",
+)
 @OUT
 @QUIET
 def finetune(
@@ -241,12 +266,35 @@ def finetune(
 
 
 @cli.command()
-@click.option("--task", "tasks", multiple=True, required=True, metavar="NAME=PATH", help="A task's checkpoint, as often as there are tasks.")
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    required=True,
+    metavar="NAME=PATH",
+    help="A task's checkpoint, as often as there are tasks.",
+)
 @click.option("--alpha", required=True, metavar="A,B,...", help="One weight per --task, in their order.")
-@click.option("--precision", "precisions", multiple=True, metavar="NAME=PATH", help="A task's posterior file: Hessian-weighted merging.")
-@click.option("--base", type=click.Path(path_type=Path), help="The base model: task arithmetic; weights need not sum to one.")
-@click.option("--prior-precision", type=float, help="Precision of the prior at the base, with --precision and --base.")
-@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="Of the result; the inputs' otherwise.")
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="A task's posterior file: Hessian-weighted merging.",
+)
+@click.option(
+    "--base",
+    type=click.Path(path_type=Path),
+    help="The base model: task arithmetic; weights need not sum to one.",
+)
+@click.option(
+    "--prior-precision", type=float, help="Precision of the prior at the base, with --precision and --base."
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    help="Of the result; the inputs' otherwise.",
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The merged safetensors file.")
 def merge(
     tasks: tuple[str, ...],
@@ -306,7 +354,11 @@ def posterior_show(path: Path) -> None:
     rows = {name: value for name, value in asdict(found.provenance).items() if value is not None}
     if found.provenance.memory is not None:
         rows["memory of hess_init"] = f"{found.provenance.memory:.3g}"
-    rows |= {"parameters": found.layout.size, "tensors": len(found.layout.shapes), "mean stored": found.has_mean}
+    rows |= {
+        "parameters": found.layout.size,
+        "tensors": len(found.layout.shapes),
+        "mean stored": found.has_mean,
+    }
     width = max(len(name) for name in rows)
     for name, value in rows.items():
         click.echo(f"{name:<{width}}  {value}")
@@ -314,8 +366,14 @@ def posterior_show(path: Path) -> None:
 
 @posterior.command("squared-gradients")
 @STUDY
-@click.option("--task", required=True, help="The task, by its name in the study; its `checkpoint` is taken, or its AdamW run made.")
-@click.option("--out", "file", type=click.Path(path_type=Path), required=True, help="The posterior file to write.")
+@click.option(
+    "--task",
+    required=True,
+    help="The task, by its name in the study; its `checkpoint` is taken, or its AdamW run made.",
+)
+@click.option(
+    "--out", "file", type=click.Path(path_type=Path), required=True, help="The posterior file to write."
+)
 @QUIET
 def posterior_squared_gradients(study: Path, task: str, file: Path, quiet: bool) -> None:
     """Exact per-example squared gradients of a task at its checkpoint, as a posterior file.
@@ -377,15 +435,34 @@ def _table(results: Any) -> None:
     truth = results.comparison.truth
     table = Table(title="How good are the previews? (against joint finetuning)", title_justify="left")
     table.add_column("method")
-    for name in ("regret@1", "noise floor", "gain on uniform", "Spearman", "top 25 %", "IoU", "MSE", "offset", "seconds"):
+    for name in (
+        "regret@1",
+        "noise floor",
+        "gain on uniform",
+        "Spearman",
+        "top 25 %",
+        "IoU",
+        "MSE",
+        "offset",
+        "seconds",
+    ):
         table.add_column(name, justify="right")
     for name, q in sorted(results.comparison.methods.items(), key=lambda pair: pair[1].regret_at_1):
-        cells = [q.regret_at_1, q.regret_noise, q.gain_over_uniform, q.spearman, q.spearman_top25, q.iou_top10]
+        cells = [
+            q.regret_at_1,
+            q.regret_noise,
+            q.gain_over_uniform,
+            q.spearman,
+            q.spearman_top25,
+            q.iou_top10,
+        ]
         shown = ["-" if value is None else f"{value:.3f}" for value in cells]
         seconds = results.summary["methods"][name]["seconds"]
         table.add_row(name, *shown, f"{q.mse:.4f}", f"{q.offset:+.3f}", f"{seconds:.1f}")
     Console().print(table)
-    best = ", ".join(f"{task} {a:.2f}" for task, a in zip(results.comparison.tasks, truth.best_alpha, strict=True))
+    best = ", ".join(
+        f"{task} {a:.2f}" for task, a in zip(results.comparison.tasks, truth.best_alpha, strict=True)
+    )
     uniform = "" if truth.uniform_score is None else f"; uniform weights give {truth.uniform_score:.3f}"
     click.echo(f"Best of {truth.weightings} joint runs: {truth.best_score:.3f} at {best}{uniform}.")
 
@@ -396,7 +473,14 @@ def _bars(quiet: bool) -> Iterator[Progress]:
     if quiet:
         yield _log
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description:<34}"),
@@ -426,7 +510,9 @@ def _numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
-        raise click.BadParameter(f"{text!r} should be numbers with commas between, as 0.4,0.6", param_hint="--alpha") from error
+        raise click.BadParameter(
+            f"{text!r} should be numbers with commas between, as 0.4,0.6", param_hint="--alpha"
+        ) from error
 
 
 def _paths(option: str, pairs: Sequence[str]) -> dict[str, Path]:

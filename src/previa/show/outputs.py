@@ -1,0 +1,191 @@
+"""All that a person is given of a study, made from its store alone: summary, table, figures and the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from previa import __version__
+from previa.errors import StoreError
+from previa.show._look import write
+from previa.study.compare import FEWEST, Comparison, compare
+from previa.study.preview import Preview
+from previa.study.recommend import Recommendation, recommend
+from previa.study.simplex import uniform
+from previa.study.store import Store
+
+TRUTH = "joint"
+ORDER = ("simple", "task_arithmetic", "squared_gradients", "ivon_hessian", "mixture")
+FINETUNINGS = {
+    "simple": ("finetune/ivon",),
+    "task_arithmetic": ("finetune/ivon",),
+    "squared_gradients": ("finetune/adamw", "squared_gradients"),
+    "ivon_hessian": ("finetune/ivon",),
+    "mixture": ("finetune/ivon", "finetune/ivon_more"),
+}
+"""method -> what in Store.seconds() it needs beside its own merging and scoring"""
+
+
+@dataclass(frozen=True)
+class Results:
+    """A store's previews, judged by its truth where it has one."""
+
+    truth: Preview | None
+    previews: Mapping[str, Preview]
+    method: str
+    """the preview that the recommendation follows"""
+    comparison: Comparison | None
+    recommendation: Recommendation
+    summary: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls, store: Store, *, method: str | None = None, metric_weights: Mapping[str, float] | None = None
+    ) -> Results:
+        """Read, compare, recommend. method: by default the study's choice, else the last of those that the store has.
+
+        Raises StoreError where nothing was previewed or the method was not, InputError as compare and recommend do.
+        """
+        names = [name for name in ORDER if name in store.methods()]
+        names += [name for name in store.methods() if name not in (*ORDER, TRUTH)]
+        if not names:
+            raise StoreError(
+                f"{store.path}: nothing was previewed yet. Run `previa preview` on the study first."
+            )
+        chosen = method or store.get("method") or names[-1]
+        if chosen not in names:
+            if method is None:
+                chosen = names[-1]
+            else:
+                raise StoreError(f"{store.path}: there is no preview {method!r}, only {', '.join(names)}.")
+        previews = {name: store.preview(name) for name in names}
+        truth = store.preview(TRUTH) if TRUTH in store.methods() else None
+        weights = metric_weights or store.get("metric_weights")
+        references = {"uniform": uniform(len(store.tasks)), "size_proportional": _size_proportional(store)}
+        judged = truth is not None and truth.ok.sum() >= FEWEST
+        comparison = None
+        if judged and truth is not None:
+            comparison = compare(truth, previews, **references, weights=weights)
+        others = {name: preview for name, preview in previews.items() if name != chosen}
+        recommendation = recommend(
+            previews[chosen], **references, truth=truth, others=others, weights=weights
+        )
+        return cls(
+            truth, previews, chosen, comparison, recommendation,
+            _summary(store, chosen, previews, truth, comparison, recommendation),
+        )  # fmt: skip
+
+
+def publish(
+    store: Store,
+    folder: Path,
+    *,
+    method: str | None = None,
+    metric_weights: Mapping[str, float] | None = None,
+) -> list[Path]:
+    """Write preview.csv, summary.json, the figures (where matplotlib is installed) and report.html; what was written.
+
+    Raises FileError where the folder cannot be written, and as Results.of.
+    """
+    from previa.show.report import write_report
+
+    found = Results.of(store, method=method, metric_weights=metric_weights)
+    name = str(store.provenance.get("name", store.path.parent.name))
+    made = [folder / "preview.csv", folder / "summary.json"]
+    store.export_csv(made[0])
+    write(made[1], (json.dumps(found.summary, indent=1) + "\n").encode())
+    notes = []
+    if find_spec("matplotlib") and find_spec("mpltern"):
+        made += _figures(found, folder, name)
+    else:
+        notes.append("No PNG figures: `pip install 'previa[plot]'` brings them.")
+    facts = {
+        "warnings": store.get("warnings", []),
+        "notes": notes,
+        "unit": store.get("unit", "score"),
+        "method": found.method,
+        "study": store.get("study_file"),
+        "sizes": store.get("sizes", {}),
+        "failures": {m: len(store.failures(m)) for m in store.methods() if store.failures(m)},
+        "seconds": found.summary["seconds"],
+        "metric_weights": metric_weights or store.get("metric_weights"),
+        "version": __version__,
+    }
+    comparison = found.comparison.to_dict() if found.comparison else None
+    if comparison is not None:  # the page shows what a method costs in all, its finetunings included
+        for m, quality in comparison["methods"].items():
+            quality["seconds"] = found.summary["methods"][m]["seconds"]
+    write_report(
+        folder / "report.html",
+        name=name,
+        tasks=store.tasks,
+        convention=store.convention,
+        truth=found.truth,
+        previews=found.previews,
+        comparison=comparison,
+        recommendation=found.recommendation.to_dict(),
+        facts=facts,
+    )
+    return [*made, folder / "report.html"]
+
+
+def _figures(found: Results, folder: Path, name: str) -> list[Path]:
+    from previa.show.contours import contours
+    from previa.show.histograms import histograms
+    from previa.show.per_task import per_task
+
+    paths = [folder / "contours.png", folder / "histograms.png", folder / "per_task.png"]
+    for draw, path in zip((contours, histograms, per_task), paths, strict=True):
+        draw(found.truth, found.previews, path, title=name)
+    return paths
+
+
+def _summary(
+    store: Store, method: str, previews: Mapping[str, Preview], truth: Preview | None, comparison: Comparison | None,
+    recommendation: Recommendation,
+) -> dict[str, Any]:  # fmt: skip
+    """summary.json: what a script would ask of a study; keys only ever get added while "schema" is 1."""
+    judged = comparison.to_dict() if comparison else {"methods": {}, "truth": None}
+    spent = store.seconds()
+    methods = {}
+    for name, preview in previews.items():
+        finetuning = sum(spent.get(part, 0.0) for part in FINETUNINGS.get(name, ()))
+        quality = judged["methods"].get(name, {})
+        methods[name] = {
+            **quality,
+            "seconds": finetuning + preview.seconds,
+            "seconds_merging_and_scoring": preview.seconds,
+            "failed": int((~preview.ok).sum()),
+        }
+    advice = recommendation.to_dict()
+    return {
+        "schema": 1,
+        "version": __version__,
+        "tasks": list(store.tasks),
+        "convention": store.convention,
+        "methods": methods,
+        "truth": judged["truth"],
+        "recommendation": {
+            "method": method,
+            **{k: v for k, v in advice.items() if k not in ("region", "tasks")},
+        },
+        "warnings": store.get("warnings", []),
+        "seconds": {
+            **spent,
+            **{f"preview/{name}": preview.seconds for name, preview in previews.items()},
+            **({TRUTH: truth.seconds} if truth is not None else {}),
+        },
+    }
+
+
+def _size_proportional(store: Store) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """N_t / sum N from the store's "sizes"; uniform where they are not known."""
+    sizes = store.get("sizes") or {}
+    counts = np.array([float(sizes.get(task, 0)) for task in store.tasks])
+    return counts / counts.sum() if counts.all() else uniform(len(store.tasks))
