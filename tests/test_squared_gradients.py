@@ -1,9 +1,13 @@
 """Squared gradients are those of the loop over single examples, for every layer, tie, label mode and way of cutting."""
 
 import math
+from collections import UserDict
+from typing import NamedTuple
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
@@ -144,6 +148,18 @@ class Owner(nn.Module):
         return self.scale * self.inner(x)
 
 
+class Masked(nn.Module):
+    """A replayed module with an argument that all examples share."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x):
+        mask = torch.ones(6, 6, dtype=torch.bool).triu(1)
+        return self.attention(x, x, x, attn_mask=mask, need_weights=False)[0]
+
+
 class Functional(nn.Module):
     """A layer that is never called: its parameters are used by a function."""
 
@@ -153,6 +169,49 @@ class Functional(nn.Module):
 
     def forward(self, x):
         return functional.linear(x, self.inner.weight, self.inner.bias)
+
+
+class RelativeBias(nn.Module):
+    """As in T5: a table looked up once for all examples, in a shape that cannot take one copy an example."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.inner = nn.Embedding(5, 2), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.inner(x) + self.table(torch.arange(5) % 4).permute(1, 0).sum(1).mean()
+
+
+class SharedMaximum(nn.Module):
+    """A table looked up once for all examples, whose copies would change the result without an error."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.inner = nn.Embedding(5, 2), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.inner(x) * self.table(torch.arange(5)).max(0).values.sum()
+
+
+class InTwoUnits(nn.Module):
+    """A layer called by the model and, inside another module with its own parameter, once more."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+        self.outer = Outer(self.inner)
+
+    def forward(self, x):
+        return self.inner(torch.tanh(self.outer(x)))
+
+
+class Outer(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.scale = inner, nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, x):
+        return self.scale * self.inner(x)
 
 
 class Recurrent(nn.Module):
@@ -252,6 +311,10 @@ REPLAYED = {
 LOOPED = {
     "parameter of the model itself": (Owner, images(3)),
     "layer used functionally": (Functional, images(3)),
+    "attention with a mask as long as the batch": (Masked, images(6, 4)),
+    "relative bias": (RelativeBias, images(4)),
+    "shared maximum": (SharedMaximum, images(4)),
+    "layer inside and outside of a unit": (InTwoUnits, images(4)),
     "embedding tied functionally": (lambda: TiedDecoder(functionally=True), tokens(11, 7)),
     "attention with the batch second": (lambda: Attention(batch_first=False), images(3, 4)),
     "attention with the batch second, as many": (lambda: Attention(batch_first=False), images(6, 4)),
@@ -294,6 +357,27 @@ def test_the_cut_into_batches_does_not_matter(make, data, way):
     whole = squared_gradients(model, [examples], HALF_SQUARE)
     for size in (1, 4):
         assert_close(squared_gradients(model, examples.split(size), HALF_SQUARE).mean, whole.mean)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from([1, 2]),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    st.one_of(st.integers(0, 2), st.just("valid"), st.just("same")),
+    st.sampled_from(["zeros", "reflect", "replicate", "circular"]),
+)
+def test_every_convolution(groups, kernel, stride, dilation, padding, mode):
+    stride = 1 if padding == "same" else stride
+    torch.manual_seed(0)
+    kinds = {"stride": stride, "padding": padding, "dilation": dilation, "padding_mode": mode}
+    model = nn.Conv2d(2, 4, (3, kernel), groups=groups, **kinds)
+    x = torch.randn(3, 2, 7, 8)
+    result = squared_gradients(model, [x], HALF_SQUARE)
+    assert ways(result) == {"hook"}, result.note
+    assert_close(result.mean, oracle(model, [x]))
 
 
 def test_a_value_worked_out_by_hand():
@@ -530,6 +614,10 @@ def test_batches_are_any_nesting_and_others_need_a_split():
     def nested(model, batch):
         return functional.cross_entropy(model(batch["x"][0]) * batch["scale"], batch["y"], reduction="none")
 
+    class Pair(NamedTuple):
+        x: list
+        rest: UserDict
+
     class Bag:
         def __init__(self, x, y):
             self.x, self.y = x, y
@@ -539,6 +627,9 @@ def test_batches_are_any_nesting_and_others_need_a_split():
 
     batch = {"x": [x], "y": y, "scale": torch.tensor(2.0), "name": "a batch"}
     expected = squared_gradients(model, [batch], Given(nested)).mean
+    pair = Pair([x], UserDict(y=y, scale=torch.tensor(2.0)))
+    named = Given(lambda m, b: nested(m, {"x": b.x, "y": b.rest.data["y"], "scale": b.rest["scale"]}))
+    assert_close(squared_gradients(model, [pair], named).mean, expected)
     with pytest.raises(InputError, match="split="):
         squared_gradients(model, [Bag(x, y)], Given(bagged))
 
@@ -572,6 +663,33 @@ def test_the_check_finds_a_wrong_hook():
     assert "differ from the loop" in checked.note
     assert_close(checked.mean, oracle(model, [x]))
     assert ways(squared_gradients(model, [x], HALF_SQUARE, check=0)) == {"hook"}
+
+
+def test_a_kink_that_rounding_opens_does_not_send_a_model_to_the_loop():
+    # A ReLU at zero up to rounding, which depends on the batch's size: the losses agree, the gradients do not.
+    class Kink(nn.Module):
+        def forward(self, x):
+            return torch.relu(x + (1e-9 if len(x) > 1 else -1e-9))
+
+    model, x = nn.Sequential(nn.Linear(3, 2, bias=False), Kink(), nn.Linear(2, 2)), torch.randn(4, 3)
+    with torch.no_grad():
+        model[0].weight[0] = 0
+    assert ways(squared_gradients(model, [x], HALF_SQUARE)) == {"hook"}
+
+
+def test_the_check_waits_for_a_batch_of_several_examples():
+    model, x = SharedMaximum(), torch.randn(5, 4)
+    batches = [x[:1], x[1:]]  # alone, an example can be told apart from no other
+    result = squared_gradients(model, batches, HALF_SQUARE)
+    assert ways(result) == {"loop"}
+    assert_close(result.mean, oracle(model, batches))
+
+
+def test_empty_batches_add_nothing():
+    model, x = nn.Linear(3, 2), torch.randn(4, 3)
+    result = squared_gradients(model, [x[:0], x, x[:0]], HALF_SQUARE)
+    assert result.examples == 4
+    assert_close(result.mean, oracle(model, [x]))
 
 
 def test_a_batch_of_half_precision_is_summed_in_float32():

@@ -22,6 +22,8 @@ from previa.fit.tape import Tape
 Split = Callable[[Any], Sequence[Any]]
 """From a batch to its examples, each a batch of one."""
 
+_CACHE, _DEVICE = 1 << 16, 1 << 26  # entries moved at a time: half a megabyte in float64 on a CPU
+
 
 @final
 @dataclass(frozen=True)
@@ -75,10 +77,8 @@ def squared_gradients(
             examples = split(batch)
             if not len(examples):
                 continue
-            job.sums.vector.zero_()
             job.add(batch, examples, index)
-            _require_finite(job.sums, index)
-            total += job.sums.vector
+            _empty(job.sums, total, index)
             count += len(examples)
     if not count:
         raise InputError(
@@ -197,14 +197,23 @@ def _zeros(trainable: Mapping[str, Parameter]) -> Flat:
     return Flat(layout, torch.zeros(layout.size, dtype=dtype, device=devices.pop()))
 
 
-def _require_finite(sums: Flat, index: int) -> None:
-    if torch.isfinite(sums.vector.sum(dtype=torch.float64)):
-        return
-    name = next(name for name, tensor in sums.items() if not torch.isfinite(tensor).all())
-    raise NotFiniteError(
-        f"batch {index}: the squared gradient of {name!r} holds NaN or infinity. Did training diverge, or does an "
-        "example have an infinite loss? (A gradient above 1e19 has a square that float32 cannot hold.)"
-    )
+def _empty(sums: Flat, total: Tensor, index: int) -> None:
+    """total += sums, sums = 0, a piece of the cache's size at a time. Raises NotFiniteError naming tensor and batch."""
+    size = _CACHE if total.device.type == "cpu" else _DEVICE
+    finite = True
+    for start in range(0, len(total), size):
+        piece = sums.vector[start : start + size]
+        wide = piece.to(torch.float64)
+        total[start : start + size] += wide
+        finite = finite and bool(torch.isfinite(wide.sum()))
+        if finite:
+            piece.zero_()
+    if not finite:
+        name = next(name for name, tensor in sums.items() if not torch.isfinite(tensor).all())
+        raise NotFiniteError(
+            f"batch {index}: the squared gradient of {name!r} holds NaN or infinity. Did training diverge, or does an "
+            "example have an infinite loss? (A gradient above 1e19 has a square that float32 cannot hold.)"
+        )
 
 
 def _some(losses: Tensor) -> str:

@@ -73,6 +73,7 @@ class Tape:
 
     def _record_rule(self, unit: Unit) -> Any:
         def hook(module: Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> Tensor:
+            """Keep the layer's input, and wait for its output's gradient."""
             self._uses.update(unit.names.values())
             a: Tensor = (args[0] if args else kwargs["input"]).detach()
             axis = self._axis(module, a, out)
@@ -88,6 +89,7 @@ class Tape:
 
     def _record_replay(self, unit: Unit) -> Any:
         def hook(module: Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+            """Keep all arguments and outputs, and wait for the outputs' gradients."""
             self._uses.update(unit.names.values())
             rooted = map_tensors(self._rooted, out)
             outputs = float_tensors(rooted)
