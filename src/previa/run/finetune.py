@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -204,13 +204,19 @@ def _update(optimizer: torch.optim.Optimizer, recipe: Recipe, backward: Callable
 
 
 def _optimizer(model: Module, recipe: Recipe, ess: float, seed: int) -> torch.optim.Optimizer:
-    options = {
-        name: value for name, value in asdict(recipe.optimizer).items() if name not in ("ess", "samples")
-    }
-    params = list(trainable(model).values())
-    if isinstance(recipe.optimizer, AdamWRecipe):
-        return torch.optim.AdamW(params, **options)
-    return IVON(params, ess=ess, generator=generator(seed, "noise"), **options)
+    chosen, params = recipe.optimizer, list(trainable(model).values())
+    if isinstance(chosen, AdamWRecipe):
+        return torch.optim.AdamW(params, lr=chosen.lr, betas=chosen.betas, weight_decay=chosen.weight_decay)
+    return IVON(
+        params,
+        lr=chosen.lr,
+        ess=ess,
+        hess_init=chosen.hess_init,
+        betas=chosen.betas,
+        weight_decay=chosen.weight_decay,
+        clip_radius=math.inf if chosen.clip_radius is None else chosen.clip_radius,
+        generator=generator(seed, "noise"),
+    )
 
 
 def _curved(start: Diagonal, ess: float, optimizer: IVON) -> Diagonal:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +17,7 @@ class IvonRecipe:
     """IVON's options, as in previa.IVON; ``samples`` draws of theta a step.
 
     ess: one number common to all tasks with mean losses; None with summed losses, where it is sum_t alpha_t N_t.
+    clip_radius: None is no clipping.
     """
 
     lr: float
@@ -25,7 +25,7 @@ class IvonRecipe:
     hess_init: float = 0.1
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
-    clip_radius: float = math.inf
+    clip_radius: float | None = None
     samples: int = 1
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import Module
 
-from previa.errors import NotFiniteError, ScoreError
+from previa.errors import NotFiniteError, PreviaError, ScoreError
 
 Scores = float | Tensor | NDArray[Any] | Sequence[float]
 """A task's score: a number, or one per test item (kept: they give the noise floor); higher is better."""
@@ -81,7 +81,9 @@ def same_items(counts: dict[str, int], scores: Mapping[str, float | NDArray[Any]
 
 
 def describe(error: BaseException) -> str:
-    """An error in one line: its type, its message, and the place in the source where it was raised."""
+    """An error in one line: its type, its message, and the place in the source where it was raised; previa's own, as it is."""
+    if isinstance(error, PreviaError):
+        return " ".join(str(error).split())
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next

@@ -1,0 +1,74 @@
+"""Checkpoints and posteriors that a study's tasks bring along, instead of being finetuned here."""
+
+from __future__ import annotations
+
+from previa.core.diagonal import Diagonal
+from previa.core.isotropic import Isotropic
+from previa.core.params import Flat
+from previa.errors import InputError, ParamsError
+from previa.io.checkpoint import Checkpoint, open_checkpoint
+from previa.io.posterior_file import load_posterior, open_posterior
+from previa.io.provenance import Provenance
+from previa.run.resolve import Ingredients
+from previa.study.file import TaskSettings
+
+
+def given_mean(ingredients: Ingredients, task: str) -> Flat:
+    """The trainable parameters in the checkpoint of a task that brings one.
+
+    Raises FileError; ParamsError naming task and tensor where the checkpoint is not of this model, or differs from it in a
+    tensor that is not merged.
+    """
+    path = settings_of(ingredients, task).checkpoint
+    assert path is not None
+    found = open_checkpoint(path, finite=True)
+    where = f"task {task!r}, {path}"
+    state = ingredients.model.state_dict()
+    for name in found:
+        if name not in state:
+            raise ParamsError(
+                f"{where}: tensor {name!r} is not in the study's model. All tasks must come from one base model."
+            )
+    layout = ingredients.layout
+    _same_frozen(found, ingredients, where)
+    return Flat.of({name: found[name] for name in found if name in layout.places}, layout, where)
+
+
+def given_posterior(ingredients: Ingredients, task: str) -> tuple[Diagonal, Provenance] | None:
+    """The posterior of a task that brings one, and its provenance; None where it brings a checkpoint only.
+
+    Raises FileError, ParamsError; InputError where it was made under another convention than the study's.
+    """
+    path = settings_of(ingredients, task).posterior
+    if path is None:
+        return None
+    own_mean = open_posterior(path).has_mean
+    posterior, provenance = load_posterior(path, None if own_mean else given_mean(ingredients, task))
+    if provenance.reduction != ingredients.study.convention:
+        raise InputError(
+            f"task {task!r}, {path}: its precision is of the {provenance.reduction} of the losses, but the study's "
+            f"convention is {ingredients.study.convention!r}. Make it again, or change the study's convention."
+        )
+    where, layout = f"task {task!r}, {path}", ingredients.layout
+    mean = Flat.of(posterior.mode(), layout, where)
+    if isinstance(posterior, Isotropic):
+        return Diagonal(mean, float(posterior.precision)), provenance
+    return Diagonal(mean, Flat.of(Flat(posterior.layout, posterior.natural()[0]), layout, where)), provenance
+
+
+def settings_of(ingredients: Ingredients, task: str) -> TaskSettings:
+    """The [[task]] of this name."""
+    return next(settings for settings in ingredients.study.tasks if settings.name == task)
+
+
+def _same_frozen(found: Checkpoint, ingredients: Ingredients, where: str) -> None:
+    for name, parameter in ingredients.model.named_parameters():
+        if (
+            not parameter.requires_grad
+            and name in found
+            and not bool((found[name].to(parameter) == parameter).all())
+        ):
+            raise ParamsError(
+                f"{where}: tensor {name!r} differs from the study's model, where it is frozen and so not merged. Build the "
+                "model with the tasks' common base, or let this tensor be trained."
+            )

@@ -1,0 +1,276 @@
+"""The finetunings of single tasks, as jobs for this process or for workers: each leaves files and a record of them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from previa.core.diagonal import Diagonal
+from previa.core.params import Flat
+from previa.errors import StudyError
+from previa.fit.labels import Expected, Given, Labels, Sampled
+from previa.fit.squared_gradients import squared_gradients
+from previa.io.checkpoint import open_checkpoint, save_checkpoint
+from previa.io.posterior_file import load_posterior, save_posterior
+from previa.io.provenance import Provenance
+from previa.run.draws import Source, generator
+from previa.run.finetune import Finetuned, finetune
+from previa.run.given import given_mean
+from previa.run.live import live
+from previa.run.recipe import Recipe
+from previa.run.records import digest, digest_of_data, make_folder, read_record, write_record
+from previa.run.resolve import Ingredients, examples, load
+from previa.run.sweep import Progress
+from previa.run.work import adamw_recipe, ivon_recipe, pretrain_recipe, seed_of, snapshot_steps
+from previa.study.file import Study
+
+
+@dataclass(frozen=True)
+class Job:
+    """One task's IVON run of this number, its AdamW run with squared gradients, or squared gradients at its checkpoint."""
+
+    kind: Literal["ivon", "adamw", "squares"]
+    task: str
+    number: int = 0
+
+    def __str__(self) -> str:
+        what = {"ivon": f"IVON run {self.number}", "adamw": "AdamW run", "squares": "squared gradients"}
+        return f"task {self.task!r}, {what[self.kind]}"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every run of a study starts from: its ingredients, and the base model, pretrained or as it was built."""
+
+    ingredients: Ingredients
+    base: Flat
+    posterior: Diagonal | None = None
+    ess: float | None = None
+    pretrain_seconds: float = 0.0
+
+    @property
+    def study(self) -> Study:
+        """The study file's settings."""
+        return self.ingredients.study
+
+    def folder(self, task: str) -> Path:
+        """Where the runs of this task are."""
+        return self.study.out / "runs" / task
+
+    def record(self, job: Job) -> Path:
+        """The file that appears when this job is done."""
+        name = {"ivon": f"ivon-{job.number}", "adamw": "adamw", "squares": "fisher"}[job.kind]
+        return self.folder(job.task) / f"{name}.json"
+
+    def facts(self, job: Job) -> dict[str, Any]:
+        """All that the job's result rests on."""
+        study = self.study
+        facts = {
+            "task": job.task, "data": self._data[job.task], "model": study.model, "loss": study.loss, "seed": study.seed,
+            "convention": study.convention, "base": self.digest,
+        }  # fmt: skip
+        if job.kind == "ivon":
+            return {
+                **facts,
+                "number": job.number,
+                "finetune": asdict(study.finetune),
+                "snapshots": snapshot_steps(study),
+            }
+        adamw = {name: value for name, value in asdict(study.adamw).items() if name != "prior"}
+        if job.kind == "squares":
+            mean = given_mean(self.ingredients, job.task)
+            return {**facts, "labels": adamw["labels"], "mean": digest(mean.vector)}
+        return {**facts, "adamw": adamw, "batch_size": study.finetune.batch_size}
+
+    def train(
+        self,
+        data: dict[str, Any],
+        alpha: Any,
+        recipe: Recipe,
+        number: int = 0,
+        progress: Progress | None = None,
+    ) -> Finetuned:
+        """A finetuning from the base, as every one of this study starts."""
+        return finetune(
+            self.ingredients.model,
+            data,
+            alpha,
+            recipe,
+            loss=self.ingredients.loss,
+            seed=seed_of(self.study, number),
+            start=self.posterior or self.base,
+            start_ess=self.ess,
+            progress=progress,
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """A name for the parameters and the precision that runs start from."""
+        return digest(self.base.vector, *(self.posterior.natural()[:1] if self.posterior else ()))
+
+    @cached_property
+    def _data(self) -> dict[str, str]:
+        return {task: digest_of_data(task, train) for task, train in self.ingredients.train.items()}
+
+
+def bench_of(ingredients: Ingredients, progress: Progress | None = None) -> Bench:
+    """The base of a study: [pretrain] is done once, its posterior kept in the folder ``base``, or the model as it is built."""
+    study, base = ingredients.study, ingredients.base
+    if study.pretrain is None:
+        return Bench(ingredients, base)
+    folder = make_folder(study.out / "base")
+    train, _ = examples("data of [pretrain]", study.pretrain.data, study.folder)
+    recipe = pretrain_recipe(study)
+    facts = {
+        "data": digest_of_data("[pretrain]", train), "model": study.model, "loss": study.loss, "seed": study.seed,
+        "convention": study.convention, "built": digest(base.vector), "recipe": asdict(recipe),
+    }  # fmt: skip
+    record, file = folder / "pretrain.json", folder / "posterior.safetensors"
+    done = read_record(record, facts)
+    if done is None:
+        found = finetune(
+            ingredients.model,
+            {"pretraining": train},
+            (1.0,),
+            recipe,
+            loss=ingredients.loss,
+            seed=seed_of(study),
+            progress=progress and (lambda what, done, total: progress("pretrain", done, total)),
+        )
+        save_checkpoint(folder / "model.safetensors", found.params)
+        _save(file, found.posterior, study, found, recipe, len(Source("pretraining", train)))
+        done = {"seconds": found.seconds}
+        write_record(record, facts, **done)
+    posterior, provenance = load_posterior(file)
+    assert isinstance(posterior, Diagonal)
+    return Bench(ingredients, posterior.mode(), posterior, provenance.ess, done["seconds"])
+
+
+_here: list[Bench] = []  # of this process
+
+
+def set_up(study: Study) -> None:
+    """Make a worker process ready for ``do``: it loads the study's ingredients and the base for itself."""
+    adopt(bench_of(load(study)))
+
+
+def adopt(bench: Bench) -> None:
+    """Make this process ready for ``do``."""
+    _here[:] = [bench]
+
+
+def bench_here() -> Bench:
+    """The bench of this process, set up before."""
+    return _here[0]
+
+
+def do(job: Job) -> dict[str, float]:
+    """Run the job, write its files and then its record; the seconds by name."""
+    bench = _here[0]
+    study, record = bench.study, bench.record(job)
+    folder, facts = make_folder(record.parent), bench.facts(job)
+    record.unlink(missing_ok=True)  # of other facts
+    data = {job.task: bench.ingredients.train[job.task]}
+    size = bench.ingredients.sizes[job.task]
+    if job.kind == "ivon":
+        recipe = ivon_recipe(study, snapshots=snapshot_steps(study))
+        found = bench.train(data, (1.0,), recipe, job.number)
+        for step, posterior in zip(recipe.snapshots, found.snapshots, strict=True):
+            _save(
+                folder / f"ivon-{job.number}-{step}.safetensors", posterior, study, found, recipe, size, step
+            )
+        seconds = {"train": found.seconds}
+    elif job.kind == "adamw":
+        found = bench.train(data, (1.0,), adamw_recipe(study))
+        save_checkpoint(folder / "adamw.safetensors", found.params)
+        seconds = {"train": found.seconds, "squares": _squares(bench, job.task, found.params)}
+    else:
+        seconds = {"squares": _squares(bench, job.task, given_mean(bench.ingredients, job.task))}
+    write_record(record, facts, seconds=seconds)
+    return seconds
+
+
+def fisher_file(bench: Bench, task: str) -> Path:
+    """Where a task's mean squared gradients are, as they come: not damped, not scaled."""
+    return bench.folder(task) / "fisher.safetensors"
+
+
+def ivon_files(bench: Bench, task: str, number: int) -> list[Path]:
+    """The posteriors along this IVON run, the last at its end."""
+    return [bench.folder(task) / f"ivon-{number}-{step}.safetensors" for step in snapshot_steps(bench.study)]
+
+
+def read_params(path: Path, bench: Bench) -> Flat:
+    """The parameters in a checkpoint that previa wrote. Raises FileError, ParamsError."""
+    return Flat.of(dict(open_checkpoint(path, finite=True)), bench.ingredients.layout, str(path))
+
+
+def _squares(bench: Bench, task: str, at: Flat) -> float:
+    """Write F = mean_i (d loss_i)^2 at these parameters over the task's training examples; the seconds it took."""
+    started = time.perf_counter()
+    source = Source(task, bench.ingredients.train[task])
+    rows = torch.arange(len(source))
+    size = bench.study.finetune.batch_size
+    model = bench.ingredients.model
+    with live(model, at.layout) as place:
+        place(at.vector)
+        if bench.ingredients.recalibrate is not None:
+            bench.ingredients.recalibrate(model)
+        found = squared_gradients(
+            model, (source.batch(rows[i : i + size]) for i in range(0, len(rows), size)), _labels(bench, task)
+        )
+    save_checkpoint(fisher_file(bench, task), found.mean)
+    return time.perf_counter() - started
+
+
+def _labels(bench: Bench, task: str) -> Labels:
+    mode = bench.study.adamw.labels
+    if mode == "given":
+        return Given(bench.ingredients.loss)
+    if bench.study.loss is not None:
+        raise StudyError(
+            f"[adamw] labels = {mode!r} needs a classifier's logits, which the study's own loss does not give. Use "
+            "labels = 'given', or leave loss out where it is cross-entropy of (inputs, classes)."
+        )
+    return (
+        Sampled(_logits, generator(seed_of(bench.study), "labels", task))
+        if mode == "sampled"
+        else Expected(_logits)
+    )
+
+
+def _logits(model: Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    logits: Tensor = model(batch[0])
+    return logits
+
+
+def _save(
+    path: Path,
+    posterior: Diagonal | None,
+    study: Study,
+    found: Finetuned,
+    recipe: Recipe,
+    size: int,
+    step: int | None = None,
+) -> None:
+    assert posterior is not None
+    provenance = Provenance(
+        family="diagonal",
+        source="ivon",
+        reduction=study.convention,
+        examples=size,
+        batch_size=recipe.batch_size,
+        ess=found.ess,
+        delta=study.finetune.weight_decay,
+        beta2=study.finetune.betas[1],
+        steps=step or recipe.steps,
+        hess_init=study.finetune.hess_init,
+    )
+    save_posterior(path, posterior, provenance)

@@ -1,0 +1,114 @@
+"""Preview a study: every method, every weighting, resumable; what it cost, and what a reader must know about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from previa.core.isotropic import Isotropic
+from previa.core.mixture import Mixture
+from previa.core.modes import modes
+from previa.run.evaluate import PreviewMethod
+from previa.run.fit import SQUARES, Runs
+from previa.run.records import digest
+from previa.run.sweep import Progress, sweep
+from previa.run.work import Work
+from previa.study.file import METHODS, Study
+from previa.study.preview import Preview
+from previa.study.store import Store
+
+SATURATED = 1.5  # effective components per task, of several: EM picks one instead of blending
+
+
+def preview(
+    work: Work, runs: Runs, *, workers: int = 1, progress: Progress | None = None
+) -> dict[str, Preview]:
+    """Every method's preview at the study's grid, uniform and size-proportional weights; only what is missing is scored.
+
+    What was scored with other posteriors is forgotten first. The store's fact "warnings" is for the report. Raises as sweep.
+    """
+    alphas, ingredients = work.alphas(work.study.preview.steps), work.ingredients
+    found: dict[str, Preview] = {}
+    for name, (posteriors, method) in _posteriors(work.study, runs).items():
+        work.store.declare(name, {"posteriors": _digest(posteriors), "blocks": work.study.mixture.blocks})
+        found[name] = sweep(
+            ingredients.model,
+            method,
+            ingredients.scorer,
+            alphas,
+            store=work.store,
+            name=name,
+            recalibrate=ingredients.recalibrate,
+            workers=workers,
+            progress=progress,
+        )
+    work.store.put("warnings", [*runs.warnings, *warnings(work, found)])
+    return found
+
+
+def methods(study: Study, runs: Runs) -> dict[str, PreviewMethod]:
+    """Each of the study's preview methods as a function from alphas to parameters, in the order of study.file.METHODS."""
+    return {name: method for name, (_, method) in _posteriors(study, runs).items()}
+
+
+def warnings(work: Work, previews: Mapping[str, Preview]) -> list[str]:
+    """What a reader of the results must know: sentences, none where all is well."""
+    found = []
+    if np.ptp(work.size_proportional) == 0:
+        found.append(
+            "all tasks have the same number of training examples: size-proportional weights are uniform."
+        )
+    for name, one in previews.items():
+        failed = int((~one.ok).sum())
+        if failed:
+            found.append(f"{name}: {failed} of {len(one)} weightings could not be scored.")
+        stats = {key: values[one.ok] for key, values in one.stats.items()}
+        slow = int((stats["converged"] == 0).sum()) if "converged" in stats else 0
+        if slow:
+            found.append(f"{name}: EM had not converged at {slow} of {len(one)} weightings.")
+        several = work.study.mixture.seeds * work.study.mixture.snapshots > 1
+        if "effective_k" in stats and several and np.median(stats["effective_k"]) < SATURATED:
+            found.append(
+                f"{name}: EM picks one component per task instead of blending them (its effective number is "
+                f"{np.median(stats['effective_k']):.2f}). A higher temperature or blocks = 'tensor' in [mixture] may blend."
+            )
+    return found
+
+
+def costs(store: Store) -> dict[str, float]:
+    """What each method's column cost in seconds: the finetunings that it rests on, and its weightings (for joint, trained)."""
+    spent = store.seconds()
+    first, adamw = spent.get("finetune/ivon", 0.0), spent.get("finetune/adamw", 0.0) + spent.get(SQUARES, 0.0)
+    parts = {"joint": 0.0, SQUARES: adamw, "mixture": first + spent.get("finetune/ivon_more", 0.0)}
+    return {name: parts.get(name, first) + store.preview(name).seconds for name in store.methods()}
+
+
+def _posteriors(study: Study, runs: Runs) -> dict[str, tuple[list[Any], PreviewMethod]]:
+    """Per method its posteriors, one a task, and the function that merges them."""
+    tasks, mixture = list(runs.tasks.values()), study.mixture
+    found: dict[str, tuple[list[Any], PreviewMethod]] = {}
+    for name in (name for name in METHODS if name in study.preview.methods):
+        options: dict[str, Any] = {}
+        if name in ("simple", "task_arithmetic"):
+            posteriors: list[Any] = [Isotropic(task.mean) for task in tasks]
+            options = {"prior": Isotropic(runs.base)} if name == "task_arithmetic" else {}
+        elif name == "ivon_hessian":
+            posteriors = [task.ivon[0][-1] for task in tasks]
+        elif name == SQUARES:
+            posteriors = [task.squares for task in tasks]
+        else:
+            parts = [[posterior for run in task.ivon for posterior in run] for task in tasks]
+            posteriors = [Mixture(part, temperature=mixture.temperature) for part in parts]
+            options = {"blocks": runs.base.layout.blocks() if mixture.blocks == "tensor" else None}
+        found[name] = posteriors, partial(modes, posteriors=posteriors, **options)
+    return found
+
+
+def _digest(posteriors: list[Any]) -> str:
+    members = [one for q in posteriors for one in (q.components if isinstance(q, Mixture) else [q])]
+    temperatures = torch.tensor([q.temperature for q in posteriors if isinstance(q, Mixture)])
+    return digest(temperatures, *(part for member in members for part in member.natural()))
