@@ -55,7 +55,7 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """4 layers, width 256, 4 heads, inner width 1024, as in METHOD 9; small vocabulary, mean over tokens."""
+    """4 layers, width 256, 4 heads, inner width 1024, with a small vocabulary and the mean over tokens."""
 
     def __init__(self, vocabulary: int = 1000, width: int = 256) -> None:
         super().__init__()

@@ -60,8 +60,8 @@ def same_losses(together: Tensor, alone: Tensor, eps: float) -> bool:
 def differing(fast: Flat, slow: Flat, eps: float) -> list[str]:
     """Names of the tensors whose root squared gradients differ by more than rounding.
 
-    Allowed is sqrt(eps) of the tensor's own largest gradient, plus 32 eps of the model's largest: a gradient that is zero
-    in exact arithmetic (an attention's key bias) is noise of that size either way.
+    Allowed is sqrt(eps) of the tensor's own largest gradient, plus 32 eps of the model's largest: a gradient that is
+    zero in exact arithmetic (an attention's key bias) is noise of that size either way.
     """
     largest = {name: tensor.max().sqrt() for name, tensor in slow.items() if tensor.numel()}
     noise = 32 * eps * max((float(value) for value in largest.values()), default=0.0)

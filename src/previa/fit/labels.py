@@ -40,9 +40,9 @@ class Labels(Protocol):
 @final
 @dataclass(frozen=True)
 class Given:
-    """The labels of the data (the empirical Fisher): F = mean_i (d/dtheta loss_i)^2, METHOD "ADAMW-SG".
+    """The labels of the data (the empirical Fisher): F = mean_i (d/dtheta loss_i)^2 (arXiv 2412.08147, AdamW-SG).
 
-    ``loss(model, batch)`` returns one loss an example, [B]: ``torch.nn.functional.cross_entropy(..., reduction="none")``.
+    ``loss(model, batch)`` returns one loss an example, [B], as ``cross_entropy(..., reduction="none")`` does.
     """
 
     loss: Function

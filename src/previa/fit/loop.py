@@ -1,4 +1,4 @@
-"""The slow and obvious way: one example at a time through the whole model. The fallback, and what the fast way is held to."""
+"""The slow and obvious way, one example at a time: the fallback, and what the fast way is held to."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def one_by_one(
 def within_batch(model: Module, terms: Sequence[Tensor], into: Mapping[str, Tensor], examples: int) -> None:
     """into[name] += sum_i (d/dtheta loss_i)^2 of the first examples of ``terms``, by as many passes through one graph.
 
-    The batch's own arithmetic: a ReLU whose input is zero up to rounding opens alone and not in the batch, or the reverse.
+    The batch's own arithmetic: a ReLU whose input is zero up to rounding may open alone and not in the batch.
     """
     for losses in terms:
         for i in range(examples):

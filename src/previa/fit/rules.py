@@ -2,7 +2,7 @@
 
 A rule is ``rule(module, a, g, wanted) -> {"weight": [B, *shape], "bias": ...}`` for the wanted parameters, where g is
 the gradient of the SUM of the batch's losses, so that row b of g belongs to example b alone. A layer whose squares
-come cheaper than its gradients has its own way in ``squares.py``. Equations: METHOD "ADAMW-SG".
+come cheaper than its gradients has its own way in ``squares.py``. Each is the layer's own backward pass, with the sum over examples left out.
 """
 
 from __future__ import annotations

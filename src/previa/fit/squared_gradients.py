@@ -42,7 +42,7 @@ class SquaredGradients:
 
     @property
     def sum(self) -> Flat:
-        """N times the mean: the precision under the convention of summed losses (METHOD 2)."""
+        """N times the mean: the precision under the convention of summed losses."""
         return Flat(self.mean.layout, self.mean.vector * self.examples)
 
     @property
@@ -54,13 +54,13 @@ class SquaredGradients:
 def squared_gradients(
     model: Module, batches: Iterable[Any], labels: Labels, *, check: int = 2, split: Split = Examples
 ) -> SquaredGradients:
-    """F = mean_i (d/dtheta loss_i)^2, exact for each example, over all trainable parameters (METHOD 3, ADAMW-SG).
+    """F = mean_i (d/dtheta loss_i)^2, exact for each example, over all trainable parameters (the Fisher of AdamW-SG).
 
-    ``batches`` are handed to ``labels`` (Given, Sampled or Expected) as they are; how examples are cut into batches does
-    not change the result. Sums are float32 inside a batch (float64 if a parameter is) and float64 over batches; squares
-    below 1e-38 lose digits. Layers with a rule go by hooks with frozen parameters, other modules are replayed on each
-    example. The first ``check`` examples are held to the loop over single examples, for which ``split`` cuts a batch; if
-    anything differs, the loop does everything. The model, its modes, gradients and flags are left as they were.
+    ``batches`` are handed to ``labels`` (Given, Sampled or Expected) as they are; how examples are cut into batches
+    does not change the result. Sums are float32 inside a batch (float64 if a parameter is) and float64 over batches;
+    squares below 1e-38 lose digits. Layers with a rule go by hooks with frozen parameters, other modules are replayed
+    on each example. The first ``check`` examples are held to the loop over single examples, for which ``split`` cuts
+    a batch; if anything differs, the loop does everything. The model, its modes, gradients and flags stay as they were.
 
     Raises InputError where per-example gradients do not exist (training mode with dropout or BatchNorm; losses that
     depend on the rest of the batch), for unusable batches, or without trainable parameters; NotFiniteError naming the

@@ -10,8 +10,8 @@ from torch.nn import Module
 
 from previa.fit.rules import RULES, example_tokens, over_tokens
 
-# Entries of per-example gradients held at a time. On a CPU they stay in its cache (2 MB of float32 was fastest for layers
-# from 256x256 to 1024x256); an accelerator prefers few large kernels.
+# Entries of per-example gradients held at a time. On a CPU they stay in its cache (2 MB of float32 was fastest for
+# layers from 256x256 to 1024x256); an accelerator prefers few large kernels.
 _CACHE, _DEVICE = 1 << 19, 1 << 27
 
 
