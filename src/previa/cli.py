@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -92,8 +93,19 @@ def demo(out: Path, workers: int | None, quiet: bool) -> None:
     """
     from importlib import resources
 
-    with resources.as_file(resources.files("previa.data") / "digits.toml") as file:
-        _run(file, out, workers, quiet, named="previa's digits study")
+    from previa.errors import FileError
+
+    file = out / "study.toml"  # of the user's own, to look at and to name in further commands
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            text = (resources.files("previa.data") / "digits.toml").read_text(encoding="utf-8")
+            file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise FileError(
+            f"{out}: the folder cannot be written: {error.strerror}. Choose another with --out."
+        ) from error
+    _run(file, None, workers, quiet)
 
 
 @cli.command()
@@ -110,16 +122,21 @@ def run(study: Path, out: Path | None, workers: int | None, quiet: bool) -> None
     Example:
       previa run study.toml --workers 2
     """
-    _run(study, out, workers, quiet, named=str(study))
+    _run(study, out, workers, quiet)
 
 
-def _run(file: Path, out: Path | None, workers: int | None, quiet: bool, named: str) -> None:
-    from previa.run import pipeline
+def _run(file: Path, out: Path | None, workers: int | None, quiet: bool) -> None:
+    from previa.run.fit import fit
+    from previa.run.joint import truth
+    from previa.run.pipeline import preview
 
     study = _study(file, out)
-    with _bars(quiet) as progress:
-        pipeline.run(study, workers=workers, progress=progress)
-    _publish(study, named)
+    with _opened(study, file) as work, _bars(quiet) as progress:
+        cores = workers or _cores()
+        runs = fit(work, workers=cores, progress=progress)
+        preview(work, runs, progress=progress)
+        truth(work, workers=cores, progress=progress)
+    _publish(study)
 
 
 @cli.command()
@@ -134,11 +151,11 @@ def fit(study: Path, out: Path | None, workers: int | None, quiet: bool) -> None
     Example:
       previa fit study.toml
     """
-    from previa.run import pipeline
+    from previa.run import fit as room
 
     found = _study(study, out)
-    with _bars(quiet) as progress:
-        pipeline.fit(found, workers=workers, progress=progress)
+    with _opened(found, study) as work, _bars(quiet) as progress:
+        room.fit(work, workers=workers or _cores(), progress=progress)
     click.echo(f"Checkpoints and posteriors are in {found.out / 'runs'}. Next: previa preview {study}")
 
 
@@ -155,11 +172,13 @@ def preview(study: Path, out: Path | None, workers: int | None, quiet: bool) -> 
       previa preview study.toml
     """
     from previa.run import pipeline
+    from previa.run.fit import fit
 
     found = _study(study, out)
-    with _bars(quiet) as progress:
-        pipeline.preview(found, workers=workers, progress=progress)
-    _publish(found, str(study))
+    with _opened(found, study) as work, _bars(quiet) as progress:
+        runs = fit(work, workers=workers or _cores(), progress=progress)
+        pipeline.preview(work, runs, workers=workers or 1, progress=progress)
+    _publish(found)
 
 
 @cli.command()
@@ -251,15 +270,17 @@ def finetune(
     Example:
       previa finetune study.toml --alpha 0.35,0.25,0.40 --warm-start mixture
     """
-    from previa.run import pipeline
+    from previa.run.fit import fit
+    from previa.run.joint import finetune_at
 
     found = _study(study, out)
-    with _bars(quiet) as progress:
-        made = pipeline.finetune_at(
-            found, _numbers(alpha), warm_start=warm_start, checkpoint=checkpoint, progress=progress
+    with _opened(found, study) as work, _bars(quiet) as progress:
+        runs = fit(work, progress=progress) if warm_start else None
+        made = finetune_at(
+            work, _numbers(alpha), runs=runs, warm_start=warm_start, path=checkpoint, progress=progress
         )
     click.echo(f"Scores: {_scores(made.scores)}")
-    click.echo(f"Model: {made.checkpoint}")
+    click.echo(f"Model: {made.path}")
 
 
 # Files --------------------------------------------------------------------------------------------------------------------
@@ -366,27 +387,28 @@ def posterior_show(path: Path) -> None:
 
 @posterior.command("squared-gradients")
 @STUDY
-@click.option(
-    "--task",
-    required=True,
-    help="The task, by its name in the study; its `checkpoint` is taken, or its AdamW run made.",
-)
-@click.option(
-    "--out", "file", type=click.Path(path_type=Path), required=True, help="The posterior file to write."
-)
+@OUT
+@WORKERS
 @QUIET
-def posterior_squared_gradients(study: Path, task: str, file: Path, quiet: bool) -> None:
-    """Exact per-example squared gradients of a task at its checkpoint, as a posterior file.
+def posterior_squared_gradients(study: Path, out: Path | None, workers: int | None, quiet: bool) -> None:
+    """Exact per-example squared gradients of every task, at its checkpoint or after an AdamW run.
 
     \b
     Example:
-      previa posterior squared-gradients study.toml --task de --out de/posterior.safetensors
+      previa posterior squared-gradients study.toml
     """
-    from previa.run import pipeline
+    from dataclasses import replace
 
-    with _bars(quiet) as progress:
-        pipeline.squared_gradients_of(_study(study, None), task, file, progress=progress)
-    click.echo(f"Posterior: {file}")
+    from previa.run.fit import fit
+    from previa.run.jobs import bench_of, fisher_file
+
+    found = _study(study, out)
+    found = replace(found, preview=replace(found.preview, methods=("squared_gradients",)))
+    with _opened(found, study) as work, _bars(quiet) as progress:
+        fit(work, workers=workers or _cores(), progress=progress)
+        bench = bench_of(work.ingredients)
+    for task in found.names():
+        click.echo(f"{task}: {fisher_file(bench, task)}")
 
 
 # Helpers ------------------------------------------------------------------------------------------------------------------
@@ -402,6 +424,23 @@ def _study(file: Path, out: Path | None) -> Any:
 
 
 @contextmanager
+def _opened(study: Any, file: Path) -> Iterator[Any]:
+    """The study at work; what only its file knows, and reports made from the store need, is noted in the store."""
+    from previa.run.work import opened
+
+    with opened(study) as work:
+        work.store.put("method", study.recommend.method)
+        work.store.put("unit", "accuracy" if study.score is None else "score")
+        work.store.put("study_file", str(file))
+        yield work
+
+
+def _cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
 def _results(path: Path) -> Iterator[Any]:
     """The store of a study file, or the store file itself."""
     from previa.study.file import read_study
@@ -411,7 +450,7 @@ def _results(path: Path) -> Iterator[Any]:
         yield store
 
 
-def _publish(study: Any, named: str) -> None:
+def _publish(study: Any) -> None:
     from previa.show.outputs import Results, publish
     from previa.study.store import Store
 
@@ -424,42 +463,33 @@ def _publish(study: Any, named: str) -> None:
     click.echo(results.recommendation.sentence)
     click.echo()
     page = next(path for path in made if path.suffix == ".html")
-    click.echo(f"The report on {named}: open {page}")
+    click.echo(f"Open the report: {page}")
 
 
 def _table(results: Any) -> None:
     """The quality of every method, best regret first."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     truth = results.comparison.truth
-    table = Table(title="How good are the previews? (against joint finetuning)", title_justify="left")
-    table.add_column("method")
-    for name in (
-        "regret@1",
-        "noise floor",
-        "gain on uniform",
-        "Spearman",
-        "top 25 %",
-        "IoU",
-        "MSE",
-        "offset",
-        "seconds",
-    ):
-        table.add_column(name, justify="right")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", no_wrap=True)
+    for name in ("regret@1", "gain on\nuniform", "Spearman", "top 25 %", "IoU", "MSE", "offset", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
     for name, q in sorted(results.comparison.methods.items(), key=lambda pair: pair[1].regret_at_1):
-        cells = [
-            q.regret_at_1,
-            q.regret_noise,
-            q.gain_over_uniform,
-            q.spearman,
-            q.spearman_top25,
-            q.iou_top10,
-        ]
+        cells = [q.regret_at_1, q.gain_over_uniform, q.spearman, q.spearman_top25, q.iou_top10]
         shown = ["-" if value is None else f"{value:.3f}" for value in cells]
         seconds = results.summary["methods"][name]["seconds"]
         table.add_row(name, *shown, f"{q.mse:.4f}", f"{q.offset:+.3f}", f"{seconds:.1f}")
-    Console().print(table)
+    console = Console(width=max(100, Console().width))
+    console.print(
+        "How good are the previews, judged by joint finetuning? Best regret first.", highlight=False
+    )
+    console.print(table)
+    noise = next(iter(results.comparison.methods.values())).regret_noise
+    if noise is not None:
+        click.echo(f"A regret up to {noise:.3f} cannot be told from 0 with these test items.")
     best = ", ".join(
         f"{task} {a:.2f}" for task, a in zip(results.comparison.tasks, truth.best_alpha, strict=True)
     )

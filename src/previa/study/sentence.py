@@ -1,5 +1,6 @@
 """A recommendation in words: what to use, against what, how sure, and who disagrees."""
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,7 +48,10 @@ def _choice(r: "Recommendation") -> str:
 def _amount(gain: "Gain") -> str:
     if gain.interval is None:
         return f"{gain.value:+.3g}"
-    return f"{gain.value:+.3g}, 95 % interval {gain.interval[0]:+.3g} to {gain.interval[1]:+.3g}"
+    low, high = gain.interval
+    wide = (high - low) / 2
+    digits = max(0, 1 - math.floor(math.log10(wide))) if wide > 0 else 3  # two digits of the half width, no more
+    return f"{gain.value:+.{digits}f}, 95 % interval {low:+.{digits}f} to {high:+.{digits}f}"
 
 
 def _source(r: "Recommendation") -> str:
