@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -93,6 +95,51 @@ def test_no_items_need_no_workers():
 def test_less_than_one_worker_is_refused():
     with pytest.raises(InputError, match="at least 1"):
         list(map_processes(work, [1], 0))
+
+
+SCRIPT = """
+import os, time
+from previa.run.executors import map_processes
+import signalled
+
+if __name__ == "__main__":
+    for _ in map_processes(signalled.work, [1, 2, 3], 2):
+        print("done", flush=True)
+"""
+SIGNALLED = """
+import os, time
+def work(x):
+    open(f"pid-{os.getpid()}", "w").close()
+    time.sleep(600)
+"""
+
+
+def test_ctrl_c_ends_the_workers_at_once(tmp_path):
+    (tmp_path / "signalled.py").write_text(SIGNALLED)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    process = subprocess.Popen(
+        [sys.executable, "script.py"], cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("pid-*"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: everyone in the group
+    errors = process.communicate(timeout=60)[1]
+    assert "KeyboardInterrupt" in errors
+    assert "Process SpawnProcess" not in errors  # no traceback of a worker's
+    for file in tmp_path.glob("pid-*"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(file.name.removeprefix("pid-")), 0)
+
+
+def test_an_unguarded_script_is_told_what_to_do(tmp_path):
+    (tmp_path / "signalled.py").write_text(SIGNALLED)
+    (tmp_path / "script.py").write_text(SCRIPT.replace('if __name__ == "__main__":', "if True:"))
+    found = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "if __name__ == '__main__':" in found.stderr
 
 
 def test_leaving_early_ends_the_workers_at_once():

@@ -91,11 +91,11 @@ def finetune(
         counts[0]
     )  # by sampling one number, by loss the same each step
     where = f"finetune at {show(weights)}"
-    started = time.perf_counter()
     with training(model, seed):
         if start is not None:
             _load(model, start.mode() if isinstance(start, Diagonal) else start)
         optimizer = _optimizer(model, recipe, shares.ess, seed)
+        started = time.perf_counter()  # a process's first optimizer imports a second's worth of torch
         if isinstance(start, Diagonal) and isinstance(optimizer, IVON):
             optimizer.load_posterior(model, _curved(start, start_ess or shares.ess, optimizer), ess=start_ess)
         run = _Steps(model, loss, each, where)
