@@ -58,15 +58,15 @@ def written(
 ):
     """Write a report of these previews, with all the trimmings or (bare) with none; the path."""
     last = list(previews)[-1]
-    row = int(np.nanargmax(previews[last].mean))
+    row = int(np.argmax(np.nan_to_num(previews[last].mean)))
     chosen = previews[last].alphas[row]
-    near = previews[last].alphas[previews[last].mean > np.nanmax(previews[last].mean) - 0.004]
+    near = previews[last].alphas[previews[last].mean > previews[last].mean[row] - 0.004]
     recommendation = {
         "alpha": chosen, "centre": chosen, "region": near, "region_fraction": len(near) / len(previews[last]),
         "sentence": sentence or "Use these weights: no detectable gain over uniform.",
         "uniform": {}, "size_proportional": {"alpha": chosen[::-1]},
     }  # fmt: skip
-    if truth is not None and comparison is None:
+    if truth is not None and comparison is None and not bare:
         comparison = judged(truth, previews)
     if facts is None:
         facts = {

@@ -9,7 +9,7 @@ from PIL import Image
 
 from previa.errors import FileError, InputError, MissingExtraError
 from previa.show import contours, histograms, per_task
-from previa.show._look import MAP, figure, levels, pick, plain
+from previa.show._look import MAP, Landscape, averaged, figure, landscapes, levels, plain
 from previa.show.ternary import filled, scale
 from synthetic_previews import made_up, study
 
@@ -81,9 +81,21 @@ def test_a_failed_weighting_leaves_a_hole_and_is_not_interpolated():
 
 def test_ties_go_to_the_weighting_nearest_to_uniform_then_to_the_first():
     alphas = np.array([[1.0, 0.0], [0.6, 0.4], [0.4, 0.6], [0.0, 1.0]])
-    assert pick(alphas, np.array([1.0, 1.0, 1.0, 1.0])) == 2  # (.4, .6) comes first in the order of weights
-    assert pick(alphas, np.array([2.0, 1.0, np.nan, 1.0])) == 0
-    assert pick(alphas, np.full(4, np.nan)) is None
+    scores = np.zeros((4, 2))
+    assert (
+        Landscape(alphas, scores, np.ones(4), 1.0).pick == 2
+    )  # (.4, .6) comes first in the order of weights
+    assert Landscape(alphas, scores, np.array([2.0, 1.0, np.nan, 1.0]), 1.0).pick == 0
+    assert Landscape(alphas, scores, np.full(4, np.nan), 1.0).pick is None
+
+
+def test_metric_weights_move_the_drawn_mean():
+    truth, previews = study(TASKS[3], steps=4, truth_steps=4)
+    weights = {TASKS[3][0]: 1, TASKS[3][1]: 0, TASKS[3][2]: 0}
+    tasks, lands = landscapes(truth, previews, weights)
+    assert tasks == TASKS[3]
+    np.testing.assert_array_equal(lands["joint"].mean, truth.scores[:, 0])
+    assert averaged("accuracy", weights).startswith("weighted mean")
 
 
 @pytest.mark.parametrize("draw", PICTURES)
@@ -100,7 +112,8 @@ def test_odd_studies_are_drawn_too(draw, tmp_path):
     some, none = made_up(tasks, steps=4, failed=[0, 7]), made_up(tasks, steps=4, failed=range(15))
     draw(truth, {"simple": some, "mixture": none}, tmp_path / "failed.png")
     draw(truth.rows([3]), {"simple": some.rows([3, 5])}, tmp_path / "two_points.png")
-    assert len(list(tmp_path.glob("*.png"))) == 5
+    draw(truth.rows([]), {"simple": some, "mixture": none.rows([])}, tmp_path / "empty.png")
+    assert len(list(tmp_path.glob("*.png"))) == 6
 
 
 def test_names_are_wrapped_shortened_and_never_mathematics():
@@ -121,6 +134,8 @@ def test_what_cannot_be_drawn_is_said(tmp_path):
         contours(truth, {"mixture": other}, tmp_path / "a.png")
     with pytest.raises(InputError, match="nothing to draw"):
         histograms(None, {}, tmp_path / "a.png")
+    with pytest.raises(InputError, match="name of the truth"):
+        histograms(truth, {"joint": truth}, tmp_path / "a.png")
     with pytest.raises(InputError, match="at least two tasks"):
         per_task(made_up(("one",), steps=1), {}, tmp_path / "a.png")
     (tmp_path / "file").write_text("")

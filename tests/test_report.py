@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 
 from previa.errors import FileError, InputError
+from previa.show import write_report
+from previa.show.report import _led
+from previa.study.compare import compare
+from previa.study.recommend import recommend
 from synthetic_previews import made_up, study, written
 
 TASKS = ("digits 0-3", "digits 4-6", "digits 7-9")
@@ -119,3 +123,31 @@ def test_what_cannot_be_reported_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="cannot be written"):
         written(tmp_path / "file" / "r.html", TASKS, truth, previews)
+
+
+def test_what_compare_and_recommend_return_goes_in_as_it_is(tmp_path):
+    truth, previews = study(TASKS, steps=10, truth_steps=10)
+    references = {"uniform": [1 / 3] * 3, "size_proportional": [0.5, 0.3, 0.2]}
+    comparison = compare(truth, previews, **references)
+    advice = recommend(previews["mixture"], truth=truth, others={"simple": previews["simple"]}, **references)
+    facts = {"method": "mixture", "seconds": {}}
+    write_report(
+        tmp_path / "r.html", name="A study", tasks=TASKS, convention="sum", truth=truth, previews=previews,
+        comparison=comparison, recommendation=advice, facts=facts,
+    )  # fmt: skip
+    data = embedded((tmp_path / "r.html").read_text())
+    assert data["comparison"]["methods"]["mixture"]["regret_at_1"] == pytest.approx(
+        comparison.methods["mixture"].regret_at_1, rel=1e-5
+    )
+    assert data["recommendation"]["alpha"] == pytest.approx(list(advice.alpha))
+    picked = data["methods"][-1]
+    assert data["designs"][picked["design"]][picked["pick"]] == pytest.approx(list(advice.alpha))
+
+
+def test_the_first_sentences_lead_and_the_rest_follows():
+    lead, more = _led(
+        "Use a = 0.25, b = 0.75. The gain over uniform is +0.02, in joint runs, 95 % sure and well known. The preview is."
+    )
+    assert lead.startswith("Use a = 0.25, b = 0.75. The gain")
+    assert more == "The preview is."
+    assert _led("") == ("", "")

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from previa.study.compare import compare
 from synthetic_previews import made_up, study, written
 
 sync_playwright = pytest.importorskip(
@@ -121,6 +122,26 @@ def test_the_keyboard_walks_pins_and_lets_go(opened):
     assert (
         page.locator("figure[data-method='mixture'] [tabindex='0']").count() == 1
     )  # one stop for the Tab key
+
+
+def test_the_quality_table_can_be_judged_by_one_task(opened):
+    truth, previews = study(TASKS[3], steps=10)
+    comparison = compare(truth, previews, uniform=[1 / 3] * 3, size_proportional=[0.5, 0.3, 0.2]).to_dict()
+    page = opened(TASKS[3], truth, previews, comparison=comparison)
+    overall = page.locator("#quality tbody").inner_text()
+    page.locator("input[name=judge][value='2']").check()
+    assert page.locator("#quality tbody").inner_text() != overall
+    assert (
+        "picks 0.00 / 0.00 / 1.00" in page.locator("#quality tbody").inner_text()
+    )  # it is best at its own corner
+
+
+def test_a_study_in_which_everything_failed_opens_too(opened):
+    failed = made_up(TASKS[3], steps=4, failed=range(15))
+    page = opened(TASKS[3], failed, {"simple": failed}, bare=True)
+    cells(page, "simple").nth(4).click()
+    assert "failed" in page.locator("#panel").inner_text()
+    assert "15 weightings of Simple averaging" in page.locator("#trust").inner_text()
 
 
 def test_every_method_score_and_level_can_be_chosen(opened):

@@ -5,6 +5,7 @@ import re
 import textwrap
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from previa.errors import FileError, InputError, MissingExtraError
+from previa.study.quality import ranking
 
 if TYPE_CHECKING:
     from previa.study.preview import Preview
@@ -64,13 +66,35 @@ def plain(text: str, *, width: int = 18, lines: int = 2) -> str:
     return "\n".join(pieces).replace(" \u200b", "").replace("\u200b", "").replace("$", r"\$")
 
 
-def check(truth: "Preview | None", previews: Mapping[str, "Preview"]) -> tuple[str, ...]:
-    """The tasks that all these previews share. Raises InputError when there is nothing to draw or tasks differ."""
+@dataclass(frozen=True)
+class Landscape:
+    """What is drawn of one method: alphas [A, T], scores [A, T], their (weighted) mean over tasks [A], what they took."""
+
+    alphas: Array
+    scores: Array
+    mean: Array
+    seconds: float
+
+    @property
+    def pick(self) -> int | None:
+        """The row of the best mean, as `compare` and `recommend` pick it; None if all failed."""
+        good = np.flatnonzero(np.isfinite(self.mean))
+        return int(good[ranking(self.mean[good], self.alphas[good])[0]]) if good.size else None
+
+
+def landscapes(
+    truth: "Preview | None", previews: Mapping[str, "Preview"], weights: Mapping[str, float] | None = None
+) -> tuple[tuple[str, ...], dict[str, Landscape]]:
+    """The tasks, and what there is to draw by method, the truth first as "joint"; what has no weightings is left out.
+
+    Raises InputError when there is nothing to draw, when tasks differ, or when a preview bears the name of the truth.
+    """
+    if truth is not None and "joint" in previews:
+        raise InputError("'joint' is the name of the truth: hand it over as truth, not among the previews.")
     everything = ({"joint": truth} if truth is not None else {}) | dict(previews)
+    everything = {method: preview for method, preview in everything.items() if len(preview)}
     if not everything:
-        raise InputError(
-            "nothing to draw: there is neither a truth nor a preview. Score some weightings first."
-        )
+        raise InputError("nothing to draw: neither truth nor previews have weightings. Score some first.")
     first, tasks = next((name, tuple(p.tasks)) for name, p in everything.items())
     for name, preview in everything.items():
         if tuple(preview.tasks) != tasks:
@@ -80,19 +104,17 @@ def check(truth: "Preview | None", previews: Mapping[str, "Preview"]) -> tuple[s
             )
     if len(tasks) < 2:
         raise InputError(f"a picture of weightings needs at least two tasks. Found {list(tasks)}.")
-    return tasks
+    return tasks, {
+        m: Landscape(p.alphas, p.scores, p.weighted(weights), p.seconds) for m, p in everything.items()
+    }
 
 
-def pick(alphas: Array, scores: Array) -> int | None:
-    """The row of the best score; ties go to the weighting nearest to uniform, then to the first. None if all failed."""
-    if not np.isfinite(scores).any():
-        return None
-    best = np.flatnonzero(scores == np.nanmax(scores))
-    distance = np.round(((alphas[best] - 1 / alphas.shape[1]) ** 2).sum(1), 12)
-    return int(best[np.lexsort((*alphas[best].T[::-1], distance))[0]])
+def averaged(unit: str, weights: Mapping[str, float] | None) -> str:
+    """What the numbers of a picture are, for its axis."""
+    return f"{'weighted mean' if weights else 'mean'} over tasks ({unit})"
 
 
-def levels(scores: Array, *, steps: int = 16) -> Array:
+def levels(scores: Array, *, steps: int = 20) -> Array:
     """Round contour levels that cover both ends of the finite scores, so that the best point is never a white hole."""
     from matplotlib.ticker import MaxNLocator
 
@@ -126,13 +148,29 @@ def figure(width: float, height: float) -> Any:
     return made
 
 
-def heading(made: Any, title: str, caption: str) -> None:
-    """A title at the top left and, under the picture, a caption that a stranger can read."""
+def heading(made: Any, study: str, what: str, caption: str) -> None:
+    """What this shows, and of which study, above; under the picture, a caption that a stranger can read."""
     width, height = made.get_size_inches()
     columns = int(width * 14.5)  # letters of 8.5 points in an inch, some room left
-    made.text(0.012, 1 - 0.14 / height, title, ha="left", va="top", fontsize=13, fontweight="bold", color=INK)
+    made.text(0.012, 1 - 0.14 / height, what, ha="left", va="top", fontsize=13, fontweight="bold", color=INK)
+    if width > 6:  # inches: the two fit beside each other
+        name = plain(study, width=26, lines=1)
+        made.text(0.988, 1 - 0.17 / height, name, ha="right", va="top", fontsize=9, color=MUTED)
+    elif study:
+        caption = f"{plain(study, width=40, lines=1)}. {caption}"
     made.text(0.012, 0.1 / height, textwrap.fill(caption, columns), ha="left", va="bottom", fontsize=8.5,
               color=MUTED, linespacing=1.35)  # fmt: skip
+
+
+def tidy(axes: Any) -> None:
+    """Thin rules instead of a box."""
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(RULE)
+    axes.grid(axis="y", color=RULE, linewidth=0.5, alpha=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8, colors=MUTED, length=3, color=RULE)
 
 
 def save(made: Any, path: str | Path) -> None:

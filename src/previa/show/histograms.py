@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from previa.show._look import INK, LINES, MUTED, RULE, check, figure, heading, label, levels, plain, save
+from previa.show._look import (
+    INK,
+    LINES,
+    MUTED,
+    RULE,
+    averaged,
+    figure,
+    heading,
+    label,
+    landscapes,
+    levels,
+    plain,
+    save,
+)
 
 if TYPE_CHECKING:
     from previa.study.preview import Preview
@@ -19,16 +32,16 @@ def histograms(
     *,
     title: str = "",
     unit: str = "score",
+    weights: Mapping[str, float] | None = None,
 ) -> None:
     """Draw, one below the other on shared bins, the share of weightings at each mean score, to a PNG file.
 
     Raises InputError, FileError, MissingExtraError.
     """
-    check(truth, previews)
-    everything = ({"joint": truth} if truth else {}) | dict(previews)
-    height = 0.86 * len(everything) + 1.35
+    _, lands = landscapes(truth, previews, weights)
+    height = 0.86 * len(lands) + 1.35
     made = figure(8.2, height)
-    means = {method: p.mean[np.isfinite(p.mean)] for method, p in everything.items()}
+    means = {method: land.mean[np.isfinite(land.mean)] for method, land in lands.items()}
     bins = levels(np.concatenate(list(means.values())), steps=30)
     shares = {m: np.histogram(mean, bins)[0] / max(mean.size, 1) * 100 for m, mean in means.items()}
     top = max(float(s.max()) for s in shares.values()) * 1.12 or 1.0
@@ -57,8 +70,8 @@ def histograms(
         axes.text(-0.03, -0.06, f"{means[method].size} weightings", transform=axes.transAxes, ha="right", va="bottom",
                   fontsize=7.5, color=MUTED)  # fmt: skip
         if last:
-            axes.set_xlabel(f"mean over tasks ({unit})", fontsize=9.5, color=INK)
-    heading(made, title or "How many weightings reach which score", "Bars: share of all weightings in that range of "
+            axes.set_xlabel(averaged(unit, weights), fontsize=9.5, color=INK)
+    heading(made, title, "How many weightings reach which score", "Bars: share of all weightings in that range of "
             "scores. ▲ their median. A preview of the right shape, moved to the left, can still choose well.")  # fmt: skip
     save(made, path)
 

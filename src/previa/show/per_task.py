@@ -6,8 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from previa.show._look import INK, LINES, MAP, MUTED, check, figure, heading, label, levels, pick, plain, save
-from previa.show.contours import tidy
+from previa.show._look import (
+    INK,
+    LINES,
+    MAP,
+    MUTED,
+    figure,
+    heading,
+    label,
+    landscapes,
+    levels,
+    plain,
+    save,
+    tidy,
+)
 from previa.show.ternary import Scale, filled, frame, mark, scale
 
 if TYPE_CHECKING:
@@ -21,40 +33,40 @@ def per_task(
     *,
     title: str = "",
     unit: str = "score",
+    weights: Mapping[str, float] | None = None,
 ) -> None:
     """Draw small multiples to a PNG file: a row for the truth and each preview, a column for each task.
 
     A column has one scale. Three tasks: filled triangles; otherwise each task's score against its own weight, as dots.
     Raises InputError, FileError, MissingExtraError.
     """
-    tasks = check(truth, previews)
-    everything = ({"joint": truth} if truth else {}) | dict(previews)
+    tasks, lands = landscapes(truth, previews, weights)
     cell = 2.05
     cell_y = 1.9 if len(tasks) == 3 else 1.72
-    width, height = 1.95 + cell * len(tasks), 1.75 + cell_y * len(everything)
+    width, height = 1.95 + cell * len(tasks), 1.75 + cell_y * len(lands)
     made = figure(width, height)
     for t, task in enumerate(tasks):
-        shared = levels(np.concatenate([p.scores[:, t] for p in everything.values()]), steps=14)
+        shared = levels(np.concatenate([p.scores[:, t] for p in lands.values()]), steps=14)
         colours = scale(shared, MAP)
-        for row, (method, preview) in enumerate(everything.items()):
+        for row, (method, land) in enumerate(lands.items()):
             corner = (1.85 + cell * t, height - 0.98 - cell_y * row - 1.4)
-            alphas, scores = np.asarray(preview.alphas), np.asarray(preview.scores[:, t])
+            order = np.argsort(land.alphas[:, t], kind="stable")
+            alphas, scores = land.alphas[order], land.scores[order, t]
             if len(tasks) == 3:
                 axes = made.add_axes((corner[0] / width, corner[1] / height, 1.62 / width, 1.4 / height),
                                      projection="ternary")  # fmt: skip
                 filled(axes, alphas, scores, colours)
-                frame(axes, tuple(plain(n, width=11, lines=1) for n in tasks), ticks=False, size=6.5)
-                chosen = pick(alphas, np.asarray(preview.mean))
-                if chosen is not None:
-                    mark(axes, alphas[chosen], "best" if method == "joint" else "pick", size=0.4)
+                frame(axes, tuple(plain(n, width=12, lines=1) for n in tasks), ticks=False, size=6.5)
+                if land.pick is not None:
+                    mark(axes, land.alphas[land.pick], "best" if method == "joint" else "pick", size=0.4)
             else:
                 axes = made.add_axes((corner[0] / width, corner[1] / height, 1.62 / width, 1.4 / height))
                 axes.plot(alphas[:, t], scores, "o" if len(tasks) > 2 or method == "joint" else "-", markersize=2.5,
                           alpha=0.6 if len(tasks) > 2 else 1, color=INK if method == "joint" else LINES[0])  # fmt: skip
                 axes.set(xlim=(-0.03, 1.03), ylim=(shared[0], shared[-1]))
                 tidy(axes)
-                axes.tick_params(labelsize=7, labelbottom=row == len(everything) - 1)
-                if row == len(everything) - 1:
+                axes.tick_params(labelsize=7, labelbottom=row == len(lands) - 1)
+                if row == len(lands) - 1:
                     axes.set_xlabel("its own weight", fontsize=8, color=MUTED)
             if row == 0:
                 made.text((corner[0] + 0.81) / width, 1 - 0.42 / height, plain(task, width=20), ha="center", va="top",
@@ -65,11 +77,11 @@ def per_task(
         if len(tasks) == 3:
             _bar(made, colours, ((1.9 + cell * t) / width, 0.72 / height, 1.52 / width, 0.09 / height))
     drawn = (
-        "○ the truth's best mean score, ☆ the preview's pick by mean score; each"
+        "○ the truth's best mean score, ★ the preview's pick by mean score; each"
         if len(tasks) == 3
         else "Each"
     )
-    heading(made, title or "Each task's own score", f"{drawn} column has its own scale ({unit}). Previewed levels are "
+    heading(made, title, "Each task's own score", f"{drawn} column has its own scale ({unit}). Previewed levels are "
             "usually too low.")  # fmt: skip
     save(made, path)
 

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from previa.errors import InputError
-from previa.show._look import SHORT, check, label, pick, write
+from previa.show._look import SHORT, Landscape, label, landscapes, write
+from previa.study.preview import metric_weights
 
 if TYPE_CHECKING:
     from previa.study.preview import Preview
 
+LEAD = 90  # letters, at least: less than that says what to do, but not yet why
 DIGITS = 6  # significant digits of a score on the page; weights have as many decimals
 
 
@@ -35,31 +37,44 @@ def write_report(
     convention: str,
     truth: "Preview | None",
     previews: Mapping[str, "Preview"],
-    comparison: Mapping[str, Any] | None,
-    recommendation: Mapping[str, Any],
+    comparison: object,
+    recommendation: object,
     facts: Mapping[str, Any],
 ) -> None:
     """Write one study's report.html: the recommendation, every weighting, the quality of the previews, and the doubts.
 
-    convention: "mean" or "sum". comparison and recommendation are the mappings (or dataclasses) of `compare` and
-    `recommend`; any value may be missing or None. facts, all optional: "warnings" and "notes" [str], "unit" ("accuracy"),
+    convention: "mean" or "sum". comparison and recommendation are what `compare` and `recommend` return, or mappings of
+    the same; any value may be missing or None. facts, all optional: "warnings" and "notes" [str], "unit" ("accuracy"),
     "method" (the preview behind the recommendation), "study" (the study file, for commands), "sizes" and "test_sizes"
     {task: examples}, "failures" {method: weightings}, "seconds" {what: seconds}, "metric_weights" {task: weight},
     "version", "date". Raises InputError when tasks differ, FileError when it cannot be written.
     """
-    found = check(truth, previews)
-    if tuple(tasks) != found:
-        raise InputError(f"the report is of the tasks {list(tasks)}, but its previews are of {list(found)}.")
-    if truth is not None and "joint" in previews:
-        raise InputError("'joint' is the name of the truth: hand it over as truth, not among the previews.")
-    data = _payload(
-        name, convention, truth, previews, _plain(comparison), _plain(recommendation) or {}, _plain(facts)
-    )
+    known, lands = landscapes(truth, previews, facts.get("metric_weights"))
+    if tuple(tasks) != known:
+        raise InputError(f"the report is of the tasks {list(tasks)}, but its previews are of {list(known)}.")
+    facts = {str(key): _plain(value) for key, value in facts.items()}
+    judged, advice = _plain(comparison), _plain(recommendation) or {}
+    data = {
+        "schema": 1,
+        "name": name,
+        "tasks": list(tasks),
+        "unit": str(facts.get("unit") or "score"),
+        "study": str(facts.get("study") or "STUDY"),
+        "convention": convention,
+        "importance": metric_weights(known, facts.get("metric_weights")).tolist(),
+        "chosen": _chosen([m for m in lands if m != "joint"], judged, advice, facts),
+        **_methods(lands, facts.get("failures") or {}),
+        "comparison": judged,
+        "recommendation": advice,
+        "facts": facts,
+    }
     sentence = str(data["recommendation"].get("sentence") or "No recommendation was made in this study.")
+    lead, more = _led(sentence)
     style, script = _style(), _script()
     parts = {
         "title": html.escape(" ".join(name.split())),
-        "sentence": html.escape(sentence),
+        "lead": html.escape(lead),
+        "more": html.escape(more),
         "style": style,
         "style_hash": _sha256(style),
         "script": script,
@@ -67,64 +82,43 @@ def write_report(
         "data": _embedded(data),
     }
     page = re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _read("report_template.html"))
-    write(
-        path, page.encode("utf-8", "xmlcharrefreplace")
-    )  # half a surrogate pair in a name is no reason to fail
+    # Half a surrogate pair in a name is no reason to fail: it goes in as a character reference.
+    write(path, page.encode("utf-8", "xmlcharrefreplace"))
 
 
-def _payload(
-    name: str,
-    convention: str,
-    truth: "Preview | None",
-    previews: Mapping[str, "Preview"],
-    comparison: Any,
-    recommendation: Any,
-    facts: Any,
-) -> dict[str, Any]:
-    """Everything that the page draws, as plain JSON values."""
-    everything = ({"joint": truth} if truth is not None else {}) | dict(previews)
-    tasks = next(iter(everything.values())).tasks
-    wanted = facts.get("metric_weights") or {}
-    importance = np.array([float(wanted.get(task, 1.0)) for task in tasks])
-    importance /= importance.sum()
+def _led(text: str) -> tuple[str, str]:
+    """The first sentences, which say what to do and what it gains, and the rest."""
+    sentences = re.split(r"(?<=[.!?])\s+(?=[A-Z])", text)
+    lead = sentences.pop(0)
+    while sentences and len(lead) < LEAD:
+        lead += " " + sentences.pop(0)
+    return lead, " ".join(sentences)
+
+
+def _methods(lands: Mapping[str, Landscape], failures: Mapping[str, int]) -> dict[str, Any]:
+    """Every method's scores, and the designs (lists of weightings) that methods share."""
     designs: list[list[list[float]]] = []
     methods = []
-    for method, preview in everything.items():
-        alphas = np.round(preview.alphas, DIGITS).tolist()
+    for method, land in lands.items():
+        alphas = np.round(land.alphas, DIGITS).tolist()
         if alphas not in designs:
             designs.append(alphas)
-        failed = int((~np.isfinite(preview.mean)).sum())
-        methods.append(
-            {
-                "key": method,
-                "label": label(method),
-                "short": SHORT.get(method, label(method)),
-                "truth": truth is not None and method == "joint",
-                "design": designs.index(alphas),
-                "scores": [[_rounded(s) for s in row] for row in preview.scores.tolist()],
-                "pick": pick(preview.alphas, preview.scores @ importance),
-                "failed": max(failed, int((facts.get("failures") or {}).get(method, 0))),
-                "seconds": _rounded(preview.seconds),
-            }
-        )
-    return {
-        "schema": 1,
-        "name": name,
-        "tasks": list(tasks),
-        "unit": str(facts.get("unit") or "score"),
-        "study": str(facts.get("study") or "STUDY"),
-        "convention": convention,
-        "importance": importance.tolist(),
-        "chosen": _chosen(previews, comparison, recommendation, facts),
-        "designs": designs,
-        "methods": methods,
-        "comparison": comparison,
-        "recommendation": recommendation,
-        "facts": facts,
-    }
+        entry = {
+            "key": method,
+            "label": label(method),
+            "short": SHORT.get(method, label(method)),
+            "truth": method == "joint",
+            "design": designs.index(alphas),
+            "scores": [[_rounded(s) for s in row] for row in land.scores.tolist()],
+            "pick": land.pick,
+            "failed": max(int(np.isnan(land.mean).sum()), int(failures.get(method, 0))),
+            "seconds": _rounded(land.seconds),
+        }
+        methods.append(entry)
+    return {"designs": designs, "methods": methods}
 
 
-def _chosen(previews: Mapping[str, "Preview"], comparison: Any, recommendation: Any, facts: Any) -> str:
+def _chosen(previews: Sequence[str], comparison: Any, recommendation: Any, facts: Mapping[str, Any]) -> str:
     """The preview shown first: the one behind the recommendation, or else that of least regret, or else the last."""
     for name in (facts.get("method"), recommendation.get("method")):
         if name in previews:
@@ -134,7 +128,7 @@ def _chosen(previews: Mapping[str, "Preview"], comparison: Any, recommendation: 
     known = {m: regret for m, regret in regrets.items() if regret is not None}
     if known:
         return min(known, key=lambda m: known[m])
-    return list(previews)[-1] if previews else "joint"
+    return previews[-1] if previews else "joint"
 
 
 def _plain(value: Any) -> Any:

@@ -54,9 +54,11 @@ def filled(axes: Any, alphas: Array, values: Array, colours: Scale) -> None:
 
 def frame(axes: Any, tasks: tuple[str, ...], *, ticks: bool = True, size: float = 9) -> None:
     """Corner names, a thin border, and the weights as tick labels along the sides."""
-    for name, (x, y) in zip(tasks, ((0.5, 1.03), (0, -0.07), (1, -0.07)), strict=True):
-        axes.text(x, y, plain(name, width=15), transform=axes.transAxes, fontsize=size, color=INK,
-                  ha="center", va="bottom" if y > 1 else "top", linespacing=1.05)  # fmt: skip
+    out = 0.14 if ticks else 0.1  # of the panel's width: a long name grows inwards, not into its neighbour
+    for name, (x, y), side in zip(tasks, ((0.5, 1.03), (-out, -0.07), (1 + out, -0.07)), ("center", "left", "right"),
+                                  strict=True):  # fmt: skip
+        axes.text(x, y, plain(name, width=15), transform=axes.transAxes, fontsize=size, color=INK, ha=side,
+                  va="bottom" if y > 1 else "top", linespacing=1.05)  # fmt: skip
     at = [0.2, 0.4, 0.6, 0.8]
     for axis in (axes.taxis, axes.laxis, axes.raxis):
         axis.set_ticks(at if ticks else [])

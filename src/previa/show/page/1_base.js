@@ -22,26 +22,41 @@ const update = (change) => {
 const fill = (node, attributes, children) => {
   for (const [name, value] of Object.entries(attributes ?? {})) {
     if (typeof value === "function") node.addEventListener(name, value);
-    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
+    else if (value !== null && value !== undefined && value !== false)
+      node.setAttribute(name, value === true ? "" : value);
   }
   node.append(...tidy(children));
   return node;
 };
-const tidy = (children) => children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== "");
+const tidy = (children) =>
+  children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== "");
 const put = (id, ...children) => document.getElementById(id).replaceChildren(...tidy(children));
 const el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
-const svg = (tag, attributes, ...children) => fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+const svg = (tag, attributes, ...children) =>
+  fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 const at = (id) => document.getElementById(id);
 
 // Numbers
 
 const isNumber = (x) => typeof x === "number" && Number.isFinite(x);
-const shorten = (text, most = 22) => (text.length <= most ? text : `${text.slice(0, most / 2 - 1).trimEnd()}…${text.slice(1 - most / 2).trimStart()}`);
-const fixed = (x, digits) => (isNumber(x) ? x.toFixed(digits).replace("-", "−").replace(/^−(0(?:\.0*)?)$/, "$1") : "–");
+const shorten = (text, most = 22) =>
+  text.length <= most ? text : `${text.slice(0, most / 2 - 1).trimEnd()}…${text.slice(1 - most / 2).trimStart()}`;
+const fixed = (x, digits) =>
+  isNumber(x)
+    ? x
+        .toFixed(digits)
+        .replace("-", "−")
+        .replace(/^−(0(?:\.0*)?)$/, "$1")
+    : "–";
 const signed = (x, digits) => (isNumber(x) && x > 0 ? "+" : "") + fixed(x, digits);
 const percent = (x) => (isNumber(x) ? `${(100 * x).toFixed(100 * x < 10 ? 1 : 0)} %` : "–");
 const weight = (x) => (Math.abs(x * 100 - Math.round(x * 100)) < 1e-6 ? x.toFixed(2) : x.toFixed(3));
-const small = (x) => (!isNumber(x) ? "–" : x !== 0 && Math.abs(x) < 1e-3 ? x.toExponential(1).replace("-", "−").replace("e−", "e−") : fixed(x, 4));
+const small = (x) =>
+  !isNumber(x)
+    ? "–"
+    : x !== 0 && Math.abs(x) < 1e-3
+      ? x.toExponential(1).replace("-", "−").replace("e−", "e−")
+      : fixed(x, 4);
 
 const duration = (seconds) => {
   if (!isNumber(seconds)) return "–";
@@ -54,10 +69,13 @@ const duration = (seconds) => {
 // Scores
 
 const importance = data.importance; // how much each task counts in the mean; sums to 1
-const meanOf = (scores) => (scores.some((s) => s === null) ? null : scores.reduce((sum, s, t) => sum + s * importance[t], 0));
-const valueAt = (method, row, show = state.show) => (show < 0 ? meanOf(method.scores[row]) : method.scores[row][show]);
+const meanOf = (scores) =>
+  scores.some((s) => s === null) ? null : scores.reduce((sum, s, t) => sum + s * importance[t], 0);
+const valueAt = (method, row, show = state.show) =>
+  show < 0 ? meanOf(method.scores[row]) : method.scores[row][show];
 const values = (method, show = state.show) => method.scores.map((_, row) => valueAt(method, row, show));
-const extent = (numbers) => numbers.filter(isNumber).reduce(([low, high], x) => [Math.min(low, x), Math.max(high, x)], [Infinity, -Infinity]);
+const extent = (numbers) =>
+  numbers.filter(isNumber).reduce(([low, high], x) => [Math.min(low, x), Math.max(high, x)], [Infinity, -Infinity]);
 const same = (a, b) => a.every((x, t) => Math.abs(x - b[t]) < 1e-6); // weights are of order one
 const rowAt = (method, alpha) => method.alphas.findIndex((other) => same(alpha, other));
 const range = extent(data.methods.flatMap((m) => values(m, -1)));
@@ -72,20 +90,45 @@ const ticks = (low, high, about = 5) => {
   const step = [1, 2, 2.5, 5, 10].map((n) => n * power).find((s) => s >= raw);
   const places = Math.max(0, Math.min(6, 1 - Math.floor(Math.log10(step)) + (step / power === 2.5 ? 0 : -1)));
   const first = Math.ceil(low / step - 1e-9);
-  return Array.from({ length: Math.max(0, Math.floor(high / step + 1e-9) - first + 1) }, (_, i) => ({ at: (first + i) * step, text: fixed((first + i) * step, places) }));
+  return Array.from({ length: Math.max(0, Math.floor(high / step + 1e-9) - first + 1) }, (_, i) => ({
+    at: (first + i) * step,
+    text: fixed((first + i) * step, places),
+  }));
 };
 
 // Tick labels below a picture that stretches: text of constant size, placed by percentages.
-const ruler = (marks) => el("div", { class: "ruler", "aria-hidden": "true" }, marks.map(({ x, text }) => {
-  const span = el("span", {}, text);
-  span.style.left = `${100 * x}%`;
-  return span;
-}));
+const ruler = (marks) =>
+  el(
+    "div",
+    { class: "ruler", "aria-hidden": "true" },
+    marks.map(({ x, text }) => {
+      const span = el("span", {}, text);
+      span.style.left = `${100 * x}%`;
+      return span;
+    }),
+  );
 
 // Colours: viridis, uniform to the eye and ordered by lightness alone
 
-const VIRIDIS = ["440154", "48186a", "472d7b", "424086", "3b528b", "33638d", "2c728e", "26828e", "21918c", "1fa088", "28ae80", "3fbc73", "5ec962", "84d44b", "addc30", "d8e219", "fde725"]
-  .map((hex) => [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16)));
+const VIRIDIS = [
+  "440154",
+  "48186a",
+  "472d7b",
+  "424086",
+  "3b528b",
+  "33638d",
+  "2c728e",
+  "26828e",
+  "21918c",
+  "1fa088",
+  "28ae80",
+  "3fbc73",
+  "5ec962",
+  "84d44b",
+  "addc30",
+  "d8e219",
+  "fde725",
+].map((hex) => [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16)));
 const viridis = (x) => {
   const place = Math.max(0, Math.min(1, x)) * (VIRIDIS.length - 1);
   const low = Math.min(Math.floor(place), VIRIDIS.length - 2);
@@ -99,13 +142,32 @@ const scale = () => {
     const [low, high] = extent(all.flat());
     return { level: "score", low, high, of: () => (v) => viridis(high > low ? (v - low) / (high - low) : 0.5) };
   }
-  const largest = Math.max(...all.map((v) => { const [low, high] = extent(v); return high - low; }).filter(isNumber), 0) || 1;
+  const largest =
+    Math.max(
+      ...all
+        .map((v) => {
+          const [low, high] = extent(v);
+          return high - low;
+        })
+        .filter(isNumber),
+      0,
+    ) || 1;
   const noise = state.show < 0 ? extent(Object.values(quality).map((q) => q?.regret_noise))[1] : -Infinity;
   const known = noise > largest / 256 && noise < largest / 4;
   let edge = known ? noise : largest / 64;
   const bands = [];
   for (; edge < largest; edge *= 2) bands.push(edge);
   bands.push(largest);
-  const colour = (gap) => viridis(1 - bands.findIndex((b) => gap <= b * (1 + 1e-9)) / Math.max(1, bands.length - 1) * 0.96);
-  return { level: "gap", bands, known, colour, of: (method) => { const best = extent(values(method))[1]; return (v) => colour(best - v); } };
+  const colour = (gap) =>
+    viridis(1 - (bands.findIndex((b) => gap <= b * (1 + 1e-9)) / Math.max(1, bands.length - 1)) * 0.96);
+  return {
+    level: "gap",
+    bands,
+    known,
+    colour,
+    of: (method) => {
+      const best = extent(values(method))[1];
+      return (v) => colour(best - v);
+    },
+  };
 };

@@ -1,14 +1,20 @@
 // What every picture of weightings shares: points one can hover, focus, walk between with arrow keys, and pin.
 
-const starPath = (x, y, r) => `M${Array.from({ length: 10 }, (_, i) => {
-  const angle = (Math.PI * i) / 5 - Math.PI / 2, radius = i % 2 ? r * 0.42 : r;
-  return `${(x + radius * Math.cos(angle)).toFixed(2)} ${(y + radius * Math.sin(angle)).toFixed(2)}`;
-}).join("L")}Z`;
+const starPath = (x, y, r) =>
+  `M${Array.from({ length: 10 }, (_, i) => {
+    const angle = (Math.PI * i) / 5 - Math.PI / 2,
+      radius = i % 2 ? r * 0.42 : r;
+    return `${(x + radius * Math.cos(angle)).toFixed(2)} ${(y + radius * Math.sin(angle)).toFixed(2)}`;
+  }).join("L")}Z`;
 
 const markers = {
   pick: (x, y) => [svg("path", { class: "star", d: starPath(x, y, 9) })],
-  best: (x, y) => [svg("circle", { class: "halo", cx: x, cy: y, r: 8 }), svg("circle", { class: "ring", cx: x, cy: y, r: 8 })],
-  uniform: (x, y) => ["plus-back", "plus"].map((c) => svg("path", { class: c, d: `M${x - 5} ${y}h10M${x} ${y - 5}v10` })),
+  best: (x, y) => [
+    svg("circle", { class: "halo", cx: x, cy: y, r: 8 }),
+    svg("circle", { class: "ring", cx: x, cy: y, r: 8 }),
+  ],
+  uniform: (x, y) =>
+    ["plus-back", "plus"].map((c) => svg("path", { class: c, d: `M${x - 5} ${y}h10M${x} ${y - 5}v10` })),
   region: (x, y) => [svg("circle", { class: "dot", cx: x, cy: y, r: 2 })],
   here: (x, y) => [svg("circle", { class: "here", cx: x, cy: y, r: 6 })],
   pinned: (x, y) => [svg("circle", { class: "pinned", cx: x, cy: y, r: 7.5 })],
@@ -22,9 +28,11 @@ const describe = (method, row) => {
 
 const nearest = (places, from, direction) => {
   const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[direction];
-  let best = -1, least = Infinity;
+  let best = -1,
+    least = Infinity;
   places.forEach(([x, y], row) => {
-    const along = (x - from[0]) * dx + (y - from[1]) * dy, across = Math.abs((x - from[0]) * dy) + Math.abs((y - from[1]) * dx);
+    const along = (x - from[0]) * dx + (y - from[1]) * dy,
+      across = Math.abs((x - from[0]) * dy) + Math.abs((y - from[1]) * dx);
     if (along < 0.5 || across > along * 2.2) return;
     const far = along + across * 1.4;
     if (far < least - 1e-6) [best, least] = [row, far];
@@ -47,21 +55,59 @@ const livePoints = (root, method, places, shapes, locate) => {
     const again = state.pin !== null && same(state.pin, method.alphas[row]);
     update({ pin: again ? null : method.alphas[row], hover: null });
   };
-  shapes.forEach((shape, row) => fill(shape, { role: "button", tabindex: row === current ? "0" : "-1", "aria-label": describe(method, row), "aria-pressed": "false", "data-row": row }, []));
+  shapes.forEach((shape, row) =>
+    fill(
+      shape,
+      {
+        role: "button",
+        tabindex: row === current ? "0" : "-1",
+        "aria-label": describe(method, row),
+        "aria-pressed": "false",
+        "data-row": row,
+      },
+      [],
+    ),
+  );
   const rowOf = (event) => (event.target.dataset?.row === undefined ? null : Number(event.target.dataset.row));
-  const look = (event) => { const row = rowOf(event); if (row !== null) update({ hover: method.alphas[row] }); };
-  root.addEventListener("pointerover", (event) => { if (event.pointerType === "mouse") look(event); });
-  root.addEventListener("pointerleave", () => update({ hover: shapes[current].matches(":focus-visible") ? method.alphas[current] : null }));
-  root.addEventListener("focusin", (event) => { const row = rowOf(event); if (row !== null) { enter(row); if (event.target.matches(":focus-visible")) look(event); } });
-  root.addEventListener("focusout", (event) => { if (!at("panel").contains(event.relatedTarget)) update({ hover: null }); });
-  root.addEventListener("click", (event) => { const row = rowOf(event); if (row !== null) { enter(row); pin(row); } });
+  const look = (event) => {
+    const row = rowOf(event);
+    if (row !== null) update({ hover: method.alphas[row] });
+  };
+  root.addEventListener("pointerover", (event) => {
+    if (event.pointerType === "mouse") look(event);
+  });
+  root.addEventListener("pointerleave", () =>
+    update({ hover: shapes[current].matches(":focus-visible") ? method.alphas[current] : null }),
+  );
+  root.addEventListener("focusin", (event) => {
+    const row = rowOf(event);
+    if (row !== null) {
+      enter(row);
+      if (event.target.matches(":focus-visible")) look(event);
+    }
+  });
+  root.addEventListener("focusout", (event) => {
+    if (!at("panel").contains(event.relatedTarget)) update({ hover: null });
+  });
+  root.addEventListener("click", (event) => {
+    const row = rowOf(event);
+    if (row !== null) {
+      enter(row);
+      pin(row);
+    }
+  });
   root.addEventListener("keydown", (event) => {
     const row = rowOf(event);
     if (row === null) return;
     if (event.key === "Enter" || event.key === " ") pin(row);
     else if (event.key === "Escape") update({ pin: null });
     else {
-      const next = event.key === "Home" ? (method.pick ?? 0) : event.key.startsWith("Arrow") ? nearest(places, places[row], event.key) : null;
+      const next =
+        event.key === "Home"
+          ? (method.pick ?? 0)
+          : event.key.startsWith("Arrow")
+            ? nearest(places, places[row], event.key)
+            : null;
       if (next === null) return;
       if (next >= 0) shapes[next].focus();
     }
@@ -74,7 +120,10 @@ const livePoints = (root, method, places, shapes, locate) => {
   };
   const fixedMarks = () => [
     ...(method.key === data.chosen ? (recommendation.region ?? []).flatMap((alpha) => stamp("region", alpha)) : []),
-    ...stamp("uniform", data.tasks.map(() => 1 / T)),
+    ...stamp(
+      "uniform",
+      data.tasks.map(() => 1 / T),
+    ),
     ...(truth && truth.pick !== null ? stamp("best", truth.alphas[truth.pick]) : []),
     ...(!method.truth && method.pick !== null ? stamp("pick", method.alphas[method.pick]) : []),
   ];
@@ -87,5 +136,19 @@ const livePoints = (root, method, places, shapes, locate) => {
   };
 };
 
-const framed = (method, picture, what) => el("figure", { "data-method": method.key },
-  el("figcaption", {}, el("b", {}, method.label), el("small", {}, `${method.alphas.length} weightings${method.truth ? ", each really trained" : ", previewed"}${what}`)), picture);
+const framed = (method, picture, what) =>
+  el(
+    "figure",
+    { "data-method": method.key },
+    el(
+      "figcaption",
+      {},
+      el("b", {}, method.label),
+      el(
+        "small",
+        {},
+        `${method.alphas.length} weightings${method.truth ? ", each really trained" : ", previewed"}${what}`,
+      ),
+    ),
+    picture,
+  );
