@@ -31,21 +31,15 @@ def work(x: int) -> int:
     return x * x + (_offset[-1] if _offset else 0)
 
 
-def threads(x: int) -> int:
-    return torch.get_num_threads()
-
-
-def make_lambda(x: int) -> object:
-    return lambda: x
+def awkward(what: str) -> object:
+    if what == "leave":
+        os._exit(3)
+    return torch.get_num_threads() if what == "threads" else lambda: what
 
 
 def sleep(seconds: float) -> float:
     time.sleep(seconds)
     return seconds
-
-
-def leave(x: int) -> None:
-    os._exit(3)
 
 
 def test_one_worker_is_this_process():
@@ -67,15 +61,11 @@ def test_a_worker_that_dies_loses_only_its_item():
     assert "unlucky" in outcomes[13].failure
 
 
-def test_workers_use_one_thread_and_results_that_cannot_be_sent_are_failures():
-    assert [o.value for o in map_processes(threads, [0], 2)] == [1]
-    (outcome,) = map_processes(make_lambda, [0], 2)
-    assert "cannot be sent back" in outcome.failure
-
-
-def test_an_exit_code_is_named():
-    (outcome,) = map_processes(leave, [0], 2)
-    assert outcome.failure == "the worker process ended with exit code 3."
+def test_workers_use_one_thread_and_unsendable_results_and_exits_are_failures():
+    outcomes = {o.item: o for o in map_processes(awkward, ["threads", "lambda", "leave"], 2)}
+    assert outcomes["threads"].value == 1
+    assert "cannot be sent back" in outcomes["lambda"].failure
+    assert outcomes["leave"].failure == "the worker process ended with exit code 3."
 
 
 def test_a_failing_set_up_is_one_clear_error():

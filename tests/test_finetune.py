@@ -12,7 +12,6 @@ from previa.core.diagonal import Diagonal
 from previa.core.params import Flat
 from previa.errors import AlphaError, InputError, NotFiniteError, ParamsError
 from previa.run.draws import Source, generator, joined
-from previa.run.executors import map_processes
 from previa.run.finetune import finetune
 from previa.run.live import trainable
 from previa.run.recipe import AdamWRecipe, IvonRecipe, Recipe
@@ -39,11 +38,6 @@ def data(*names: str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     return {name: found[name] for name in names or "abc"}
 
 
-def run_here(alpha: tuple[float, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    found = finetune(model(), data(), alpha, IVON, seed=3)
-    return found.params.vector, found.posterior.natural()[0]
-
-
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_a_corner_is_the_tasks_own_run_bit_for_bit(recipe):
     corner = finetune(model(), data(), (0, 1, 0), recipe, seed=5)
@@ -66,14 +60,6 @@ def test_a_seed_decides_everything_and_the_global_state_nothing(recipe):
     assert torch.equal(torch.get_rng_state(), state)
     other = finetune(model(), data(), (0.5, 0.3, 0.2), recipe, seed=2)
     assert not torch.equal(first.params.vector, other.params.vector)
-
-
-def test_a_worker_process_finds_what_this_process_finds():
-    alphas = [(1.0, 0.0, 0.0), (0.2, 0.3, 0.5)]
-    for outcome in map_processes(run_here, alphas, 2):
-        assert outcome.failure is None
-        for found, here in zip(outcome.value, run_here(outcome.item), strict=True):
-            assert torch.equal(found, here)
 
 
 def test_the_model_is_left_as_it_came():

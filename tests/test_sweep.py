@@ -14,6 +14,7 @@ from previa.run.live import recalibrated, trainable, unchanged
 from previa.run.scoring import accuracy, scored, scorer
 from previa.run.sweep import sweep
 from previa.study.simplex import grid
+from previa.study.store import Store
 
 TASKS = ("a", "b", "c")
 
@@ -170,7 +171,9 @@ def test_other_items_at_another_weighting_are_a_failure():
 
 def test_when_every_weighting_fails_the_first_reason_is_raised():
     net = model()
-    with pytest.raises(ScoreError, match=r"all 6 weightings failed; at \(0, 0, 1\): ScoreError: task 'a'"):
+    with pytest.raises(
+        ScoreError, match=r"all 6 weightings failed; at \(0, 0, 1\): task 'a': ZeroDivisionError"
+    ):
         sweep(net, posteriors(net), scorer({"a": (lambda m, t: 1 / 0, None)}), grid(3, 2), tasks=TASKS)
 
 
@@ -217,6 +220,48 @@ def test_progress_counts_every_weighting():
     net, heard = model(), []
     sweep(net, posteriors(net), ones, grid(3, 2), name="simple", progress=lambda *news: heard.append(news))
     assert heard == [("simple", done, 6) for done in range(7)]
+
+
+def test_a_store_keeps_what_is_scored_and_failed_weightings_are_tried_again(tmp_path):
+    net, alphas, calls = model(), grid(3, 3), []
+    qs = posteriors(net)
+
+    def score(net: nn.Module) -> dict[str, torch.Tensor]:
+        calls.append(1)
+        if len(calls) in (3, 5):
+            raise RuntimeError("no more rope")
+        return {task: accuracy(net, test) for task, (_, test) in data().items()}
+
+    with Store.open(tmp_path / "s.db", tasks=TASKS, convention="mean", fingerprint={}) as store:
+        first = sweep(net, qs, score, alphas, store=store, name="simple")
+        assert list(np.flatnonzero(~first.ok)) == [2, 4]
+        assert store.failures("simple")[0][1].startswith("RuntimeError: no more rope (in score")
+        second = sweep(net, qs, score, alphas, store=store, name="simple")
+        assert len(calls) == 12
+        assert second.ok.all()
+        whole = sweep(net, qs, scorer(data()), alphas)
+        np.testing.assert_array_equal(second.scores, whole.scores)
+        for one, two in zip(second.items, whole.items, strict=True):
+            np.testing.assert_array_equal(one, two)
+        finer = sweep(net, qs, score, grid(3, 6), store=store, name="simple")
+        assert (len(finer), len(calls)) == (28, 12 + 28 - 10)
+
+
+def test_an_interrupted_sweep_keeps_what_it_has_and_frees_the_model(tmp_path):
+    net, calls = model(), []
+    before = Flat.of(trainable(net)).vector.clone()
+
+    def score(net: nn.Module) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return ones(net)
+
+    with Store.open(tmp_path / "s.db", tasks=TASKS, convention="mean", fingerprint={}) as store:
+        with pytest.raises(KeyboardInterrupt):
+            sweep(net, posteriors(net), score, grid(3, 3), store=store)
+        assert len(store.preview("preview")) == 3
+        assert torch.equal(Flat.of(trainable(net)).vector, before)
 
 
 def test_workers_find_the_same_scores():
