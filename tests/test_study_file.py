@@ -141,6 +141,7 @@ def test_the_facts_are_what_results_rest_on_and_nothing_else(tmp_path):
     for name, k, v in (
         ("study", "out", "other"), ("study", "name", "x"), ("preview", "steps", 9), ("truth", "steps", 3),
         ("preview", "methods", ["simple", "ivon_hessian"]), ("recommend", "method", "mixture"),
+        ("adamw", "labels", "given"), ("mixture", "temperature", 1.0),
     ):  # fmt: skip
         same = copy.deepcopy(table)
         same[name][k] = v
@@ -148,7 +149,7 @@ def test_the_facts_are_what_results_rest_on_and_nothing_else(tmp_path):
         assert study_from_dict(same, folder=tmp_path).facts() == before, (name, k)
     for name, k, v in (
         ("study", "seed", 4), ("study", "model", "m:other"), ("study", "convention", "mean"), ("pretrain", "steps", 9),
-        ("finetune", "lr", 0.2), ("adamw", "labels", "given"), ("mixture", "temperature", 1.0),
+        ("finetune", "lr", 0.2),
     ):  # fmt: skip
         other = copy.deepcopy(table)
         other[name][k] = v

@@ -11,7 +11,7 @@ from previa.core.params import Flat, Params
 from previa.errors import InputError, PrecisionError
 
 
-def damped(fishers: Sequence[Params], relative: float = 0.1) -> tuple[list[Flat], float]:
+def damped(fishers: Sequence[Params], relative: float = 10.0) -> tuple[list[Flat], float]:
     """F_t + delta_b for each task t: delta_b = relative * (mean of all tasks' Fishers over tensor b), one common prior.
 
     Relative to each tensor's own scale, since Fishers of large models span 1e-19 to 1e0. A tensor that no task uses has a

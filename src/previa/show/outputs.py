@@ -67,14 +67,19 @@ class Results:
         previews = {name: store.preview(name) for name in names}
         truth = store.preview(TRUTH) if TRUTH in store.methods() else None
         weights = metric_weights or store.get("metric_weights")
-        references = {"uniform": uniform(len(store.tasks)), "size_proportional": _size_proportional(store)}
+        even, sizes = uniform(len(store.tasks)), _size_proportional(store)
         judged = truth is not None and truth.ok.sum() >= FEWEST
         comparison = None
         if judged and truth is not None:
-            comparison = compare(truth, previews, **references, weights=weights)
+            comparison = compare(truth, previews, uniform=even, size_proportional=sizes, weights=weights)
         others = {name: preview for name, preview in previews.items() if name != chosen}
         recommendation = recommend(
-            previews[chosen], **references, truth=truth, others=others, weights=weights
+            previews[chosen],
+            uniform=even,
+            size_proportional=sizes,
+            truth=truth,
+            others=others,
+            weights=weights,
         )
         return cls(
             truth, previews, chosen, comparison, recommendation,
@@ -97,24 +102,26 @@ def publish(
 
     found = Results.of(store, method=method, metric_weights=metric_weights)
     name = str(store.provenance.get("name", store.path.parent.name))
+    unit, weights = store.get("unit", "score"), metric_weights or store.get("metric_weights")
     made = [folder / "preview.csv", folder / "summary.json"]
     store.export_csv(made[0])
     write(made[1], (json.dumps(found.summary, indent=1) + "\n").encode())
     notes = []
     if find_spec("matplotlib") and find_spec("mpltern"):
-        made += _figures(found, folder, name)
+        made += _figures(found, folder, title=name, unit=unit, weights=weights)
     else:
         notes.append("No PNG figures: `pip install 'previa[plot]'` brings them.")
     facts = {
-        "warnings": store.get("warnings", []),
+        "warnings": found.summary["warnings"],
         "notes": notes,
-        "unit": store.get("unit", "score"),
+        "unit": unit,
         "method": found.method,
         "study": store.get("study_file"),
         "sizes": store.get("sizes", {}),
+        "test_sizes": _test_sizes(found.previews[found.method]),
         "failures": {m: len(store.failures(m)) for m in store.methods() if store.failures(m)},
         "seconds": found.summary["seconds"],
-        "metric_weights": metric_weights or store.get("metric_weights"),
+        "metric_weights": weights,
         "version": __version__,
     }
     comparison = found.comparison.to_dict() if found.comparison else None
@@ -135,14 +142,14 @@ def publish(
     return [*made, folder / "report.html"]
 
 
-def _figures(found: Results, folder: Path, name: str) -> list[Path]:
+def _figures(found: Results, folder: Path, **options: Any) -> list[Path]:
     from previa.show.contours import contours
     from previa.show.histograms import histograms
     from previa.show.per_task import per_task
 
     paths = [folder / "contours.png", folder / "histograms.png", folder / "per_task.png"]
     for draw, path in zip((contours, histograms, per_task), paths, strict=True):
-        draw(found.truth, found.previews, path, title=name)
+        draw(found.truth, found.previews, path, **options)
     return paths
 
 
@@ -175,13 +182,37 @@ def _summary(
             "method": method,
             **{k: v for k, v in advice.items() if k not in ("region", "tasks")},
         },
-        "warnings": store.get("warnings", []),
+        "warnings": [*store.get("warnings", []), *_beside_simple(comparison)],
         "seconds": {
             **spent,
             **{f"preview/{name}": preview.seconds for name, preview in previews.items()},
             **({TRUTH: truth.seconds} if truth is not None else {}),
         },
     }
+
+
+def _beside_simple(comparison: Comparison | None) -> list[str]:
+    """A sentence for each posterior that previewed no better than plain averaging: not every one is worth its cost."""
+    if comparison is None or "simple" not in comparison.methods:
+        return []
+    plain, found = comparison.methods["simple"], []
+    for name, q in comparison.methods.items():
+        ranks = q.spearman is not None and (plain.spearman is None or q.spearman > plain.spearman)
+        if name not in ("simple", "task_arithmetic") and not (q.regret_at_1 < plain.regret_at_1 or ranks):
+            found.append(
+                f"{name} does not beat simple averaging here: regret {q.regret_at_1:.3f} against {plain.regret_at_1:.3f}, "
+                f"Spearman {_shown(q.spearman)} against {_shown(plain.spearman)} (MSE {q.mse:.4f} against {plain.mse:.4f})."
+            )
+    return found
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _test_sizes(preview: Preview) -> dict[str, int]:
+    """How many test items each task is scored on, where that is known."""
+    return {task: i.shape[1] for task, i in zip(preview.tasks, preview.items, strict=True) if i is not None}
 
 
 def _size_proportional(store: Store) -> np.ndarray[Any, np.dtype[np.float64]]:

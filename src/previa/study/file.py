@@ -59,7 +59,7 @@ class AdamWSettings:
     steps: int = key(whole(1), 150)
     lr: float = key(number(above=0), 1e-3)
     weight_decay: float = key(number(least=0), 0.0)
-    prior: float = key(number(above=0), 1.0)
+    prior: float = key(number(above=0), 10.0)
     labels: str = key(one_of("given", "sampled", "expected"), "given")
 
 
@@ -130,13 +130,14 @@ class Study:
         return {task.name: task.metric_weight for task in self.tasks}
 
     def facts(self) -> dict[str, Any]:
-        """What results rest on, for a store's fingerprint.
+        """What all results rest on, for a store's fingerprint.
 
-        Not name, out and metric weights, and nothing of [preview], [truth] and [recommend].
+        Not name, out and metric weights, and nothing of [preview], [truth] and [recommend]; nor [adamw] and [mixture], on
+        which single methods rest that say so themselves (Store.declare).
         """
         whole_study = asdict(self)
         facts = {k: whole_study[k] for k in ("model", "loss", "score", "convention", "seed")}
-        facts |= {k: whole_study[k] for k in ("pretrain", "finetune", "adamw", "mixture")}
+        facts |= {k: whole_study[k] for k in ("pretrain", "finetune")}
         return facts | {"task": [self._facts_of(task) for task in self.tasks]}
 
     def _facts_of(self, task: TaskSettings) -> dict[str, str | None]:
