@@ -103,7 +103,7 @@ def test_a_small_study_file_has_the_documented_defaults(tmp_path):
     assert (f.steps, f.batch_size, f.lr, f.ess, f.hess_init) == (150, 32, 0.1, 1000, 0.1)
     assert (f.weight_decay, f.betas, f.mc_samples, f.sampling) == (1e-3, (0.9, 0.99), 1, "loss")
     a, m = s.adamw, s.mixture
-    assert (a.steps, a.lr, a.weight_decay, a.prior, a.labels) == (150, 1e-3, 0.0, 1.0, "given")
+    assert (a.steps, a.lr, a.weight_decay, a.prior, a.labels) == (150, 1e-3, 0.0, 10.0, "given")
     assert (m.seeds, m.snapshots, m.temperature, m.blocks) == (5, 4, 1.0, "model")
     assert (s.preview.steps, s.preview.methods, s.truth.steps, s.recommend.method) == (
         20,
