@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from previa.core.diagonal import Diagonal
+from previa.core.isotropic import Isotropic
 from previa.core.params import Flat
 from previa.errors import (
     FileError,
@@ -33,6 +34,7 @@ from previa.run.fit import fit
 from previa.run.jobs import bench_of
 from previa.run.joint import finetune_at, truth
 from previa.run.pipeline import costs, methods, preview
+from previa.run.resolve import load
 from previa.run.work import opened
 from previa.study.file import METHODS, study_from_dict
 from previa.study.store import Store
@@ -441,6 +443,35 @@ def test_a_checkpoint_of_another_model_is_refused(folder, change, error, message
         fit(work)
 
 
+def test_an_isotropic_posterior_and_frozen_tensors_of_a_task_are_understood(folder):
+    (folder / f"{NAME}.py").write_text(
+        MODULE.replace(
+            "return nn.Sequential(nn.Linear(4, 6), nn.Tanh()",
+            "return nn.Sequential(nn.Linear(4, 6).requires_grad_(False), nn.Tanh()",
+        )
+    )
+    settings = table()
+    del settings["pretrain"]
+    settings["preview"]["methods"] = ["simple", "ivon_hessian"]
+    settings["task"][0] |= {"checkpoint": "mine.safetensors", "posterior": "h.safetensors"}
+    study = study_from_dict(settings, folder=folder)
+    state = load(study).model.state_dict()
+    save_checkpoint(folder / "mine.safetensors", state)
+    mine = Isotropic({name: tensor for name, tensor in state.items() if name.startswith("2.")}, 70.0)
+    facts = Provenance(family="isotropic", source="mine", reduction="mean", examples=40, ess=100.0)
+    save_posterior(folder / "h.safetensors", mine, facts)
+    with opened(study) as work:
+        runs = fit(work)
+        assert list(runs.base) == ["2.weight", "2.bias"]
+        assert bool((runs.tasks["a"].ivon[0][0].natural()[0] == 70).all())
+    save_checkpoint(folder / "mine.safetensors", {**state, "0.bias": state["0.bias"] + 1})
+    with (
+        opened(study) as work,
+        pytest.raises(ParamsError, match=r"'0.bias' differs from the study's model, where it is frozen"),
+    ):
+        fit(work)
+
+
 def test_an_output_folder_that_cannot_be_made_is_named(folder):
     (folder / "out").write_text("a file")
     with pytest.raises(FileError, match="out: the folder cannot be made"), opened(tiny(folder)):
@@ -452,6 +483,7 @@ def test_a_sweep_killed_in_the_middle_goes_on_with_what_is_missing(folder):
 import sys
 from previa.run.fit import fit
 from previa.run.pipeline import preview
+from previa.run.resolve import load
 from previa.run.work import opened
 from previa.study.file import study_from_dict
 with opened(study_from_dict({table(score=f"{NAME}:slow_score")!r}, folder={str(folder)!r})) as work:

@@ -89,6 +89,11 @@ def batch_length(batch: Any) -> int:
     )
 
 
+def moved(batch: Any, device: torch.device) -> Any:
+    """The batch with its tensors on ``device``; itself on the CPU, where data is."""
+    return batch if device.type == "cpu" else map_tensors(lambda tensor: tensor.to(device), batch)
+
+
 def joined(batches: Sequence[Any]) -> Any:
     """Batches of several tasks as one, concatenated along axis 0; None where their shapes do not allow it."""
     try:

@@ -19,9 +19,8 @@ from torch.nn.functional import cross_entropy
 from previa.core.diagonal import Diagonal
 from previa.core.params import Flat, Layout, Params
 from previa.errors import InputError, NotFiniteError
-from previa.fit.batches import map_tensors
 from previa.fit.ivon import IVON
-from previa.run.draws import Draws, Source, batch_length, generator, joined
+from previa.run.draws import Draws, Source, batch_length, generator, joined, moved
 from previa.run.live import running_statistics, trainable
 from previa.run.recipe import AdamWRecipe, Recipe
 from previa.study.simplex import check_alphas, show
@@ -163,7 +162,7 @@ class _Steps:
             parts = [whole] if self.together else parts
         total, done = 0.0, 0
         for part, size in zip(parts, [sum(sizes)] if len(parts) == 1 else sizes, strict=True):
-            losses = self.loss(self.model, self._moved(part))
+            losses = self.loss(self.model, moved(part, self.device))
             if losses.shape != (size,):
                 raise InputError(
                     f"{self.where}: the loss has shape {tuple(losses.shape)} for a batch of {size} examples; expected one "
@@ -181,11 +180,6 @@ class _Steps:
             torch.autograd.backward(value)
             total, done = total + number, done + size
         return total
-
-    def _moved(self, batch: Any) -> Any:
-        if self.device.type == "cpu":
-            return batch
-        return map_tensors(lambda tensor: tensor.to(self.device), batch)
 
 
 def _update(optimizer: torch.optim.Optimizer, recipe: Recipe, backward: Callable[[], float]) -> float:

@@ -8,25 +8,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-from torch.nn import Module
-
 from previa.core.diagonal import Diagonal
 from previa.core.params import Flat
-from previa.errors import StudyError
-from previa.fit.labels import Expected, Given, Labels, Sampled
-from previa.fit.squared_gradients import squared_gradients
 from previa.io.checkpoint import open_checkpoint, save_checkpoint
 from previa.io.posterior_file import load_posterior, save_posterior
 from previa.io.provenance import Provenance
-from previa.run.draws import Source, generator
+from previa.run.draws import Source
 from previa.run.finetune import Finetuned, finetune
 from previa.run.given import given_mean
-from previa.run.live import live
 from previa.run.recipe import Recipe
 from previa.run.records import digest, digest_of_data, make_folder, read_record, write_record
 from previa.run.resolve import Ingredients, examples, load
+from previa.run.squares import mean_squares
 from previa.run.sweep import Progress
 from previa.run.work import adamw_recipe, ivon_recipe, pretrain_recipe, seed_of, snapshot_steps
 from previa.study.file import Study
@@ -213,42 +206,10 @@ def read_params(path: Path, bench: Bench) -> Flat:
 
 
 def _squares(bench: Bench, task: str, at: Flat) -> float:
-    """Write F = mean_i (d loss_i)^2 at these parameters over the task's training examples; the seconds it took."""
+    """Write the task's mean squared gradients at these parameters; the seconds they took."""
     started = time.perf_counter()
-    source = Source(task, bench.ingredients.train[task])
-    rows = torch.arange(len(source))
-    size = bench.study.finetune.batch_size
-    model = bench.ingredients.model
-    with live(model, at.layout) as place:
-        place(at.vector)
-        if bench.ingredients.recalibrate is not None:
-            bench.ingredients.recalibrate(model)
-        found = squared_gradients(
-            model, (source.batch(rows[i : i + size]) for i in range(0, len(rows), size)), _labels(bench, task)
-        )
-    save_checkpoint(fisher_file(bench, task), found.mean)
+    save_checkpoint(fisher_file(bench, task), mean_squares(bench.ingredients, task, at))
     return time.perf_counter() - started
-
-
-def _labels(bench: Bench, task: str) -> Labels:
-    mode = bench.study.adamw.labels
-    if mode == "given":
-        return Given(bench.ingredients.loss)
-    if bench.study.loss is not None:
-        raise StudyError(
-            f"[adamw] labels = {mode!r} needs a classifier's logits, which the study's own loss does not give. Use "
-            "labels = 'given', or leave loss out where it is cross-entropy of (inputs, classes)."
-        )
-    return (
-        Sampled(_logits, generator(seed_of(bench.study), "labels", task))
-        if mode == "sampled"
-        else Expected(_logits)
-    )
-
-
-def _logits(model: Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    logits: Tensor = model(batch[0])
-    return logits
 
 
 def _save(

@@ -16,7 +16,7 @@ from torch.nn import Module
 
 from previa.core.params import Flat, Layout
 from previa.errors import PreviaError, StudyError
-from previa.run.draws import Source
+from previa.run.draws import Source, moved
 from previa.run.finetune import Loss, class_loss
 from previa.run.live import Recalibrate, recalibrated, running_statistics, trainable
 from previa.run.scoring import Score, Scorer, accuracy, describe, scorer
@@ -69,7 +69,8 @@ class Ingredients:
             return None
         sources = [Source(task, train) for task, train in self.train.items()]
         batches = [source.batch(torch.arange(min(len(source), RECALIBRATION_ROWS))) for source in sources]
-        return recalibrated(batches, self.loss)
+        device = next(self.model.parameters()).device
+        return recalibrated([moved(batch, device) for batch in batches], self.loss)
 
 
 def load(study: Study) -> Ingredients:

@@ -27,8 +27,9 @@ ROWS = 4096  # images of one forward pass in ``accuracy``
 def accuracy(model: Module, test: tuple[Tensor, Tensor]) -> Tensor:
     """1 for each test item whose largest logit is its target, else 0: float32 [N], for test = (inputs [N, ...], targets [N])."""
     inputs, targets = test
-    logits = [model(inputs[i : i + ROWS]) for i in range(0, len(inputs), ROWS)]
-    return (torch.cat(logits).argmax(-1) == targets).float()
+    device = next((parameter.device for parameter in model.parameters()), inputs.device)
+    logits = [model(inputs[i : i + ROWS].to(device)) for i in range(0, len(inputs), ROWS)]
+    return (torch.cat(logits).argmax(-1) == targets.to(device)).float()
 
 
 def scorer(tests: Mapping[str, tuple[Score, Any]]) -> Scorer:

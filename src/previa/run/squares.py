@@ -1,0 +1,55 @@
+"""Squared gradients of a study's task: which labels, over which batches."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from previa.core.params import Flat
+from previa.errors import StudyError
+from previa.fit.labels import Expected, Given, Labels, Sampled
+from previa.fit.squared_gradients import squared_gradients
+from previa.run.draws import Source, generator, moved
+from previa.run.live import live
+from previa.run.resolve import Ingredients
+from previa.run.work import seed_of
+
+
+def mean_squares(ingredients: Ingredients, task: str, at: Flat) -> Flat:
+    """F = mean_i (d loss_i)^2 at the parameters ``at``, over the task's training examples; labels as [adamw] says.
+
+    Batches are of the finetuning's size, which fits in memory. Raises StudyError for labels that the study's own loss does
+    not allow, and as squared_gradients.
+    """
+    labels = _labels(ingredients, task)
+    source, model = Source(task, ingredients.train[task]), ingredients.model
+    rows, size = torch.arange(len(source)), ingredients.study.finetune.batch_size
+    with live(model, at.layout) as place:
+        place(at.vector)
+        if ingredients.recalibrate is not None:
+            ingredients.recalibrate(model)
+        device = next(model.parameters()).device
+        batches = (moved(source.batch(rows[i : i + size]), device) for i in range(0, len(rows), size))
+        return squared_gradients(model, batches, labels).mean
+
+
+def _labels(ingredients: Ingredients, task: str) -> Labels:
+    study, mode = ingredients.study, ingredients.study.adamw.labels
+    if mode == "given":
+        return Given(ingredients.loss)
+    if study.loss is not None:
+        raise StudyError(
+            f"[adamw] labels = {mode!r} needs a classifier's logits, which the study's own loss does not give. Use "
+            "labels = 'given', or leave loss out where it is cross-entropy of (inputs, classes)."
+        )
+    return (
+        Sampled(_logits, generator(seed_of(study), "labels", task))
+        if mode == "sampled"
+        else Expected(_logits)
+    )
+
+
+def _logits(model: Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    logits: Tensor = model(batch[0])
+    return logits
