@@ -56,7 +56,7 @@ def conv(module: Module, a: Tensor, g: Tensor, wanted: Collection[str]) -> dict[
         B, weight = len(a), module.weight
         a, padding = _padded(module, a)
         weight_gradient = (conv1d_weight, conv2d_weight, conv3d_weight)[a.dim() - 3]
-        grads["weight"] = weight_gradient(
+        grads["weight"] = weight_gradient(  # type: ignore[no-untyped-call]
             a.reshape(1, -1, *a.shape[2:]),
             (B * weight.shape[0], *weight.shape[1:]),
             g.reshape(1, -1, *g.shape[2:]),
