@@ -247,6 +247,15 @@ def test_a_store_keeps_what_is_scored_and_failed_weightings_are_tried_again(tmp_
         assert (len(finer), len(calls)) == (28, 12 + 28 - 10)
 
 
+def test_a_store_with_its_tasks_in_another_order_is_refused(tmp_path):
+    net = model()
+    with (
+        Store.open(tmp_path / "s.db", tasks=("c", "b", "a"), convention="mean", fingerprint={}) as store,
+        pytest.raises(InputError, match="the tasks are"),
+    ):
+        sweep(net, dict(zip(TASKS, posteriors(net), strict=True)), ones, grid(3, 2), store=store)
+
+
 def test_an_interrupted_sweep_keeps_what_it_has_and_frees_the_model(tmp_path):
     net, calls = model(), []
     before = Flat.of(trainable(net)).vector.clone()

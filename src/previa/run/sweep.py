@@ -86,6 +86,10 @@ def sweep(
         raise AlphaError(
             f"sweep: {rows.shape[1]} weights in each alpha, but {len(names)} tasks: {list(names)}."
         )
+    if tuple(getattr(store, "tasks", names)) != names:
+        raise InputError(
+            f"sweep: the tasks are {list(names)}, but the store's are {list(getattr(store, 'tasks', ()))}."
+        )
     results = store if store is not None else Memory(names, rows)
     missing = [int(row) for row in results.missing(name, rows)]
     bytes_each = 4 * sum(parameter.numel() for parameter in trainable(model).values())
