@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from previa.core.isotropic import Isotropic
-from previa.core.merge import with_prior
+from previa.core.merge import ROUNDING, with_prior
 from previa.core.mixture import Mixture
 from previa.core.params import Flat
 from previa.core.posterior import Bounded, Posterior
@@ -29,7 +29,7 @@ def em(
     converged (0 or 1), objective F, effective_k (1/sum r^2, averaged over tasks by alpha), start.
     Raises AlphaError where gamma is negative: F has no bound then.
     """
-    if prior is not None and bool((alpha.sum(-1) > 1 + 1e-9).any()):
+    if prior is not None and bool((alpha.sum(-1) > 1 + ROUNDING).any()):
         raise AlphaError(
             "alpha sums to more than one: with mixtures or Student-t a prior of negative weight has no maximum."
         )

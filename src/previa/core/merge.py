@@ -10,6 +10,8 @@ from torch import Tensor
 from previa.core.posterior import Posterior, naturals
 from previa.errors import AlphaError, InputError, PrecisionError
 
+ROUNDING = 1e-12  # of 1 - sum(alpha), relative to sum(alpha) = 1: what float64 leaves of weights that sum to one
+
 Alphas = Tensor | Sequence[float] | Sequence[Sequence[float]]
 
 
@@ -36,7 +38,7 @@ def with_prior(
     if prior is None:
         return alpha, list(posteriors)
     gamma = 1 - alpha.sum(-1, keepdim=True)
-    gamma = torch.where(gamma.abs() < 1e-12, 0.0, gamma)  # relative to sum(alpha) = 1: rounding, not weight
+    gamma = torch.where(gamma.abs() < ROUNDING, 0.0, gamma)
     return torch.cat([alpha, gamma], -1), [*posteriors, prior]
 
 
