@@ -28,8 +28,6 @@ from previa.study.simplex import check_alphas, show
 Loss = Callable[[Module, Any], Tensor]
 """loss(model, batch) -> one number per example, [B]"""
 
-HESS_FLOOR = 1e-3  # of delta: h alone can be negative after IVON (METHOD 3), but not where a run starts
-
 
 @dataclass(frozen=True)
 class Finetuned:
@@ -96,7 +94,7 @@ def finetune(
         optimizer = _optimizer(model, recipe, shares.ess, seed)
         started = time.perf_counter()  # a process's first optimizer imports a second's worth of torch
         if isinstance(start, Diagonal) and isinstance(optimizer, IVON):
-            optimizer.load_posterior(model, _curved(start, start_ess or shares.ess, optimizer), ess=start_ess)
+            optimizer.load_posterior(model, start, ess=start_ess)
         run = _Steps(model, loss, each, where)
         losses, snapshots = torch.empty(draws.steps, dtype=torch.float64), []
         for step in range(draws.steps):
@@ -211,13 +209,6 @@ def _optimizer(model: Module, recipe: Recipe, ess: float, seed: int) -> torch.op
         clip_radius=math.inf if chosen.clip_radius is None else chosen.clip_radius,
         generator=generator(seed, "noise"),
     )
-
-
-def _curved(start: Diagonal, ess: float, optimizer: IVON) -> Diagonal:
-    """``start`` with h = precision/ess - delta raised to HESS_FLOOR * delta where IVON left it at or below zero."""
-    delta = max(group["weight_decay"] for group in optimizer.param_groups)
-    precision, _ = start.natural()
-    return Diagonal(start.mode(), Flat(start.layout, precision.clamp_min(ess * delta * (1 + HESS_FLOOR))))
 
 
 def _load(model: Module, start: Params) -> None:

@@ -31,7 +31,7 @@ class PretrainSettings:
     data: str = key(reference)
     steps: int = key(whole(1), 300)
     batch_size: int = key(whole(1), 32)
-    lr: float = key(number(above=0), 1e-3)
+    lr: float = key(number(above=0), 0.3)
 
 
 @dataclass(frozen=True)
