@@ -16,8 +16,17 @@ from previa.errors import PreviaError
 
 Progress = Callable[[str, int, int], None]
 
+
+class InOrder(click.Group):
+    """Commands are listed in the order of the work, not of the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """As they were defined."""
+        return list(self.commands)
+
+
 STUDY = click.argument("study", type=click.Path(path_type=Path), metavar="STUDY.toml")
-RESULTS = click.argument("results", type=click.Path(path_type=Path), metavar="STUDY.toml|study.db")
+RESULTS = click.argument("results", type=click.Path(path_type=Path), metavar="STUDY.toml|FOLDER|study.db")
 OUT = click.option(
     "--out", type=click.Path(path_type=Path), help="Folder for results; the study file's `out` otherwise."
 )
@@ -28,24 +37,29 @@ WEIGHT = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__)
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def cli(debug: bool) -> None:
+@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
+def cli() -> None:
     """Previews of multitask finetuning for every task weighting.
 
+    Finetune each task once, keep a posterior, and merge them for all weightings.
+
     \b
-    Finetune each task once, keep a posterior, and merge them for all weightings:
-      previa demo --out demo-out        the whole job on handwritten digits, in about a minute
-      previa run study.toml             the same for your own model and tasks
+    Examples:
+      previa demo --out demo-out     the whole job on handwritten digits, in about a minute
+      previa run study.toml          the same for your own model and tasks
     """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line: 0 done, 1 an error in one sentence, 2 wrong usage, 130 stopped."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given  # wherever it stands
     try:
-        code = cli.main(given, prog_name="previa", standalone_mode=False)
+        code = cli.main(
+            [word for word in given if word != "--debug"], prog_name="previa", standalone_mode=False
+        )
     except click.UsageError as error:
         error.show()
         code = 2
@@ -53,18 +67,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo("previa: stopped. What is done is kept; the same command goes on from there.", err=True)
         code = 130
     except PreviaError as error:
-        if "--debug" in given:
+        if debug:
             raise
-        click.echo(f"previa: {error}", err=True)
+        click.echo("previa: " + " ".join(str(error).split()), err=True)
         code = 1
     except BrokenPipeError:
         code = 1
     except Exception as error:
-        if "--debug" in given:
+        if debug:
             raise
+        message = " ".join(str(error).split())
         click.echo(
-            f"previa: an error that should not happen, {type(error).__name__}: {error}. "
-            "Run again with --debug before the command for the traceback, and please report it.",
+            f"previa: an error that should not happen, {type(error).__name__}: {message}. "
+            "Run again with --debug for the traceback, and please report it.",
             err=True,
         )
         code = 1
@@ -74,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # Whole studies ------------------------------------------------------------------------------------------------------------
 
 
-@cli.command()
+@cli.command(short_help="The whole job on handwritten digits.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -108,7 +123,7 @@ def demo(out: Path, workers: int | None, quiet: bool) -> None:
     _run(file, None, workers, quiet)
 
 
-@cli.command()
+@cli.command(short_help="The whole job on a study of your own.")
 @STUDY
 @OUT
 @WORKERS
@@ -139,7 +154,7 @@ def _run(file: Path, out: Path | None, workers: int | None, quiet: bool) -> None
     _publish(study)
 
 
-@cli.command()
+@cli.command(short_help="Finetune each task once; keep checkpoints and posteriors.")
 @STUDY
 @OUT
 @WORKERS
@@ -159,7 +174,7 @@ def fit(study: Path, out: Path | None, workers: int | None, quiet: bool) -> None
     click.echo(f"Checkpoints and posteriors are in {found.out / 'runs'}. Next: previa preview {study}")
 
 
-@cli.command()
+@cli.command(short_help="Merge and score every weighting.")
 @STUDY
 @OUT
 @WORKERS
@@ -181,7 +196,7 @@ def preview(study: Path, out: Path | None, workers: int | None, quiet: bool) -> 
     _publish(found)
 
 
-@cli.command()
+@cli.command(short_help="Which weighting to use, and how sure that is.")
 @RESULTS
 @click.option("--method", help="The preview to follow; the study's own choice otherwise.")
 @WEIGHT
@@ -196,11 +211,11 @@ def recommend(results: Path, method: str | None, metric_weight: tuple[str, ...],
     from previa.show.outputs import Results
 
     with _results(results) as store:
-        found = Results.of(store, method=method, metric_weights=_weights(metric_weight)).recommendation
-    _echo_json(found.to_dict()) if as_json else click.echo(found.sentence)
+        found = Results.of(store, method=method, weights=_weights(metric_weight)).recommendation
+    _echo_json(found.to_dict()) if as_json else _paragraph(found.sentence)
 
 
-@cli.command()
+@cli.command(short_help="How good each preview is, where joint runs tell.")
 @RESULTS
 @WEIGHT
 @click.option("--json", "as_json", is_flag=True, help="The whole comparison as JSON.")
@@ -215,15 +230,16 @@ def compare(results: Path, metric_weight: tuple[str, ...], as_json: bool) -> Non
     from previa.show.outputs import Results
 
     with _results(results) as store:
-        found = Results.of(store, metric_weights=_weights(metric_weight))
+        found = Results.of(store, weights=_weights(metric_weight))
     if found.comparison is None:
         raise StudyError(
-            f"{results}: no joint runs are recorded, so nothing can be compared. `previa run` trains them."
+            f"{results}: fewer than three weightings have a joint run and a preview, so nothing can be compared. "
+            "`previa run` trains them at the weightings of [truth]."
         )
     _echo_json(found.comparison.to_dict()) if as_json else _table(found)
 
 
-@cli.command()
+@cli.command(short_help="Write report, summary, table and figures again.")
 @RESULTS
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder for the report; beside the results otherwise."
@@ -236,14 +252,15 @@ def report(results: Path, out: Path | None, metric_weight: tuple[str, ...]) -> N
     Example:
       previa report demo-out/study.db
     """
-    from previa.show.outputs import publish
+    from previa.show.outputs import Results, publish
 
     with _results(results) as store:
-        made = publish(store, out or store.path.parent, metric_weights=_weights(metric_weight))
+        found = Results.of(store, weights=_weights(metric_weight))
+        made = publish(store, found, out or store.path.parent)
     click.echo("\n".join(str(path) for path in made))
 
 
-@cli.command()
+@cli.command(short_help="Joint finetuning at one weighting.")
 @STUDY
 @click.option(
     "--alpha",
@@ -270,14 +287,21 @@ def finetune(
     Example:
       previa finetune study.toml --alpha 0.35,0.25,0.40 --warm-start mixture
     """
+    from previa.errors import StudyError
     from previa.run.fit import fit
     from previa.run.joint import finetune_at
 
     found = _study(study, out)
+    weights = _alpha(alpha, found.names())  # all that can be wrong is seen before any training
+    _writable(checkpoint)
+    if warm_start not in (None, *found.preview.methods):
+        raise StudyError(
+            f"--warm-start {warm_start}: the study has no such preview. Its methods are {', '.join(found.preview.methods)}."
+        )
     with _opened(found, study) as work, _bars(quiet) as progress:
         runs = fit(work, progress=progress) if warm_start else None
         made = finetune_at(
-            work, _numbers(alpha), runs=runs, warm_start=warm_start, path=checkpoint, progress=progress
+            work, weights, runs=runs, warm_start=warm_start, path=checkpoint, progress=progress
         )
     click.echo(f"Scores: {_scores(made.scores)}")
     click.echo(f"Model: {made.path}")
@@ -286,7 +310,7 @@ def finetune(
 # Files --------------------------------------------------------------------------------------------------------------------
 
 
-@cli.command()
+@cli.command(short_help="Merge checkpoint files at one weighting.")
 @click.option(
     "--task",
     "tasks",
@@ -348,33 +372,34 @@ def merge(
     click.echo(f"Model: {out}")
 
 
-@cli.group()
+@cli.group(cls=InOrder)
 def posterior() -> None:
     """Make or look at posterior files.
 
     \b
     Example:
-      previa posterior show demo-out/runs/0-1/posterior.safetensors
+      previa posterior show demo-out/base/posterior.safetensors
     """
 
 
-@posterior.command("show")
+@posterior.command("show", short_help="Where a posterior file comes from, and its scale.")
 @click.argument("path", type=click.Path(path_type=Path))
 def posterior_show(path: Path) -> None:
     """Where a posterior file comes from, its convention and scale.
 
     \b
     Example:
-      previa posterior show demo-out/runs/0-1/posterior.safetensors
+      previa posterior show demo-out/base/posterior.safetensors
     """
     from dataclasses import asdict
 
     from previa.io import open_posterior
 
     found = open_posterior(path)
-    rows = {name: value for name, value in asdict(found.provenance).items() if value is not None}
+    said = {"convention" if k == "reduction" else k: v for k, v in asdict(found.provenance).items()}
+    rows = {name: value for name, value in said.items() if value is not None}
     if found.provenance.memory is not None:
-        rows["memory of hess_init"] = f"{found.provenance.memory:.3g}"
+        rows["memory of hess_init"] = found.provenance.memory
     rows |= {
         "parameters": found.layout.size,
         "tensors": len(found.layout.shapes),
@@ -382,10 +407,10 @@ def posterior_show(path: Path) -> None:
     }
     width = max(len(name) for name in rows)
     for name, value in rows.items():
-        click.echo(f"{name:<{width}}  {value}")
+        click.echo(f"{name:<{width}}  {f'{value:.6g}' if isinstance(value, float) else value}")
 
 
-@posterior.command("squared-gradients")
+@posterior.command("squared-gradients", short_help="Exact squared gradients of every task.")
 @STUDY
 @OUT
 @WORKERS
@@ -399,16 +424,15 @@ def posterior_squared_gradients(study: Path, out: Path | None, workers: int | No
     """
     from dataclasses import replace
 
-    from previa.run.fit import fit
-    from previa.run.jobs import bench_of, fisher_file
+    from previa.run.fit import SQUARES, fit
 
     found = _study(study, out)
     found = replace(found, preview=replace(found.preview, methods=("squared_gradients",)))
     with _opened(found, study) as work, _bars(quiet) as progress:
         fit(work, workers=workers or _cores(), progress=progress)
-        bench = bench_of(work.ingredients)
-    for task in found.names():
-        click.echo(f"{task}: {fisher_file(bench, task)}")
+    for task in found.tasks:
+        made = found.out / "runs" / task.name / f"{SQUARES}.safetensors"
+        click.echo(f"{task.name}: {made if made.exists() else task.posterior}")
 
 
 # Helpers ------------------------------------------------------------------------------------------------------------------
@@ -442,10 +466,12 @@ def _cores() -> int:
 
 @contextmanager
 def _results(path: Path) -> Iterator[Any]:
-    """The store of a study file, or the store file itself."""
+    """The store of a study file, in a folder of results, or the store file itself."""
     from previa.study.file import read_study
     from previa.study.store import Store
 
+    if path.is_dir():
+        path /= "study.db"
     with Store.read(read_study(path).out / "study.db" if path.suffix == ".toml" else path) as store:
         yield store
 
@@ -456,14 +482,28 @@ def _publish(study: Any) -> None:
 
     with Store.read(study.out / "study.db") as store:
         results = Results.of(store)
-        made = publish(store, study.out)
+        made = publish(store, results, study.out)
     if results.comparison is not None:
         _table(results)
         click.echo()
-    click.echo(results.recommendation.sentence)
+    _paragraph(results.recommendation.sentence)
+    for warning in results.summary["warnings"]:
+        _paragraph(f"Note: {warning}")
+    if not any(path.suffix == ".png" for path in made):
+        _paragraph("Note: no PNG figures were drawn; `pip install 'previa[plot]'` brings what they need.")
     click.echo()
     page = next(path for path in made if path.suffix == ".html")
     click.echo(f"Open the report: {page}")
+
+
+def _paragraph(text: str) -> None:
+    """A paragraph, in lines of the terminal's width where a person reads it."""
+    import shutil
+    import textwrap
+
+    if sys.stdout.isatty():
+        text = textwrap.fill(text, min(shutil.get_terminal_size().columns, 100), break_on_hyphens=False)
+    click.echo(text)
 
 
 def _table(results: Any) -> None:
@@ -472,10 +512,12 @@ def _table(results: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from previa.study.sentence import weights
+
     truth = results.comparison.truth
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     table.add_column("method", no_wrap=True)
-    for name in ("regret@1", "gain on\nuniform", "Spearman", "top 25 %", "IoU", "MSE", "offset", "seconds"):
+    for name in ("regret@1", "gain on\nuniform", "Spearman", "top\n25 %", "IoU", "MSE", "offset", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, q in sorted(results.comparison.methods.items(), key=lambda pair: pair[1].regret_at_1):
         cells = [q.regret_at_1, q.gain_over_uniform, q.spearman, q.spearman_top25, q.iou_top10]
@@ -483,16 +525,13 @@ def _table(results: Any) -> None:
         seconds = results.summary["methods"][name]["seconds"]
         table.add_row(name, *shown, f"{q.mse:.4f}", f"{q.offset:+.3f}", f"{seconds:.1f}")
     console = Console(width=max(100, Console().width))
-    console.print(
-        "How good are the previews, judged by joint finetuning? Best regret first.", highlight=False
-    )
+    click.echo("How good are the previews, judged by joint finetuning? Best regret first.\n")
     console.print(table)
+    click.echo()
     noise = next(iter(results.comparison.methods.values())).regret_noise
     if noise is not None:
         click.echo(f"A regret up to {noise:.3f} cannot be told from 0 with these test items.")
-    best = ", ".join(
-        f"{task} {a:.2f}" for task, a in zip(results.comparison.tasks, truth.best_alpha, strict=True)
-    )
+    best = weights(results.comparison.tasks, truth.best_alpha)
     uniform = "" if truth.uniform_score is None else f"; uniform weights give {truth.uniform_score:.3f}"
     click.echo(f"Best of {truth.weightings} joint runs: {truth.best_score:.3f} at {best}{uniform}.")
 
@@ -525,7 +564,7 @@ def _bars(quiet: bool) -> Iterator[Progress]:
 
         def show(what: str, done: int, total: int) -> None:
             if what not in rows:
-                rows[what] = bars.add_task(what, total=total)
+                rows[what] = bars.add_task(_named(what), total=total)
             bars.update(rows[what], completed=done, total=total)
 
         yield show
@@ -533,7 +572,41 @@ def _bars(quiet: bool) -> Iterator[Progress]:
 
 def _log(what: str, done: int, total: int) -> None:
     if done == total:
-        click.echo(f"{what}: {total} done", err=True)
+        click.echo(f"{_named(what)}: {total} done", err=True)
+
+
+def _named(what: str) -> str:
+    """A piece of work, in words."""
+    from previa.study.file import METHODS
+
+    known = {"pretrain": "pretrain the base", "finetune": "finetune each task", "joint": "joint runs (truth)"}
+    return f"preview, {what}" if what in METHODS else known.get(what, what)
+
+
+def _alpha(text: str, tasks: Sequence[str]) -> Any:
+    """The weights of these tasks. Raises AlphaError where they are no point of the simplex."""
+    from previa.errors import AlphaError
+    from previa.study.simplex import check_alphas
+
+    numbers = _numbers(text)
+    if len(numbers) != len(tasks):
+        raise AlphaError(
+            f"--alpha {text}: {len(numbers)} weights; expected {len(tasks)}, one for each of {', '.join(tasks)}."
+        )
+    return check_alphas(numbers, len(tasks), where="--alpha")
+
+
+def _writable(file: Path | None) -> None:
+    """Raise FileError unless a file can be written there; its folder is made when missing."""
+    from previa.errors import FileError
+    from previa.run.records import make_folder
+
+    if file is None:
+        return
+    if file.is_dir():
+        raise FileError(f"{file}: this is a folder; expected the name of a file to write.")
+    if not os.access(make_folder(file.parent), os.W_OK):
+        raise FileError(f"{file}: its folder is read-only. Choose a folder that you may write.")
 
 
 def _numbers(text: str) -> list[float]:
@@ -583,4 +656,9 @@ def _echo_json(data: Any) -> None:
 
 def run_main() -> None:
     """The entry point of the `previa` command."""
-    sys.exit(main())
+    code = main()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, as `head`, has had enough: what is left has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)

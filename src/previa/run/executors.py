@@ -10,7 +10,7 @@ import multiprocessing
 import pickle
 import signal
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection, wait
@@ -77,7 +77,8 @@ class _Worker(Generic[I]):
         context = multiprocessing.get_context("spawn")
         self.pipe, far = context.Pipe()
         self.process = context.Process(target=_serve, args=(far,))
-        self.process.start()
+        with _without_ctrl_c():  # the process inherits it: Ctrl-C is for the parent, which ends its workers
+            self.process.start()
         far.close()
         self.item, self.ready = item, False
 
@@ -132,7 +133,7 @@ def _turn(pool: list[_Worker[I]], waiting: Iterator[I], job: bytes) -> Iterator[
 
 def _serve(pipe: Connection) -> None:
     """The life of a worker: set up, then one reply for each item until the pipe ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where _without_ctrl_c can do nothing
     torch.set_num_threads(1)
     gone = EOFError, BrokenPipeError, ConnectionResetError  # the parent is dead, or has no more items
     with suppress(*gone):
@@ -151,6 +152,19 @@ def _serve(pipe: Connection) -> None:
             except Exception as error:
                 reply = pickle.dumps((None, f"the result cannot be sent back: {describe(error)}"))
             pipe.send_bytes(reply)
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """SIGINT waits until the end of the block."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _attempt(function: Callable[[I], R], item: I) -> Outcome[I, R]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 
 from previa import __version__
-from previa.errors import StoreError
+from previa.errors import FileError, StoreError
 from previa.show._look import write
-from previa.study.compare import FEWEST, Comparison, compare
-from previa.study.preview import Preview
+from previa.study.compare import FEWEST, Comparison, Quality, compare
+from previa.study.preview import Preview, metric_weights
+from previa.study.quality import ranking
 from previa.study.recommend import Recommendation, recommend
-from previa.study.simplex import uniform
+from previa.study.simplex import key, show, uniform
 from previa.study.store import Store
 
 TRUTH = "joint"
+WARM = f"{TRUTH}_from_"  # joint runs that began at a preview: neither the truth nor a preview
 ORDER = ("simple", "task_arithmetic", "squared_gradients", "ivon_hessian", "mixture")
 FINETUNINGS = {
     "simple": ("finetune/ivon",),
@@ -40,75 +42,73 @@ class Results:
     previews: Mapping[str, Preview]
     method: str
     """the preview that the recommendation follows"""
+    weights: Mapping[str, float]
+    """how much each task counts in the mean score"""
     comparison: Comparison | None
     recommendation: Recommendation
     summary: Mapping[str, Any]
 
     @classmethod
     def of(
-        cls, store: Store, *, method: str | None = None, metric_weights: Mapping[str, float] | None = None
+        cls, store: Store, *, method: str | None = None, weights: Mapping[str, float] | None = None
     ) -> Results:
-        """Read, compare, recommend. method: by default the study's choice, else the last of those that the store has.
+        """Read, compare, recommend. method: by default the study's choice, else the last of those that the store has;
+        weights: in place of the study's metric weights, for the tasks that they name.
 
+        There is no comparison where fewer than three weightings have a true and a previewed score.
         Raises StoreError where nothing was previewed or the method was not, InputError as compare and recommend do.
         """
         names = [name for name in ORDER if name in store.methods()]
-        names += [name for name in store.methods() if name not in (*ORDER, TRUTH)]
+        names += [m for m in store.methods() if m not in (*ORDER, TRUTH) and not m.startswith(WARM)]
         if not names:
             raise StoreError(
                 f"{store.path}: nothing was previewed yet. Run `previa preview` on the study first."
             )
-        chosen = method or store.get("method") or names[-1]
-        if chosen not in names:
-            if method is None:
-                chosen = names[-1]
-            else:
-                raise StoreError(f"{store.path}: there is no preview {method!r}, only {', '.join(names)}.")
         previews = {name: store.preview(name) for name in names}
+        scored = {name: preview for name, preview in previews.items() if preview.ok.any()}
+        chosen = _chosen(store, names, scored, method)
         truth = store.preview(TRUTH) if TRUTH in store.methods() else None
-        weights = metric_weights or store.get("metric_weights")
+        w = {**(store.get("metric_weights") or {}), **(weights or {})}
         even, sizes = uniform(len(store.tasks)), _size_proportional(store)
-        judged = truth is not None and truth.ok.sum() >= FEWEST
+        judged = {name: preview for name, preview in scored.items() if _comparable(truth, preview)}
         comparison = None
         if judged and truth is not None:
-            comparison = compare(truth, previews, uniform=even, size_proportional=sizes, weights=weights)
-        others = {name: preview for name, preview in previews.items() if name != chosen}
+            comparison = compare(truth, judged, uniform=even, size_proportional=sizes, weights=w)
         recommendation = recommend(
             previews[chosen],
             uniform=even,
             size_proportional=sizes,
             truth=truth,
-            others=others,
-            weights=weights,
+            others={name: preview for name, preview in scored.items() if name != chosen},
+            weights=w,
         )
         return cls(
-            truth, previews, chosen, comparison, recommendation,
-            _summary(store, chosen, previews, truth, comparison, recommendation),
+            truth, previews, chosen, w, comparison, recommendation,
+            _summary(store, chosen, previews, truth, w, comparison, recommendation),
         )  # fmt: skip
 
 
-def publish(
-    store: Store,
-    folder: Path,
-    *,
-    method: str | None = None,
-    metric_weights: Mapping[str, float] | None = None,
-) -> list[Path]:
+def publish(store: Store, found: Results, folder: Path) -> list[Path]:
     """Write preview.csv, summary.json, the figures (where matplotlib is installed) and report.html; what was written.
 
-    Raises FileError where the folder cannot be written, and as Results.of.
+    The folder is made when missing. Raises FileError where it, or a file in it, cannot be written.
     """
     from previa.show.report import write_report
 
-    found = Results.of(store, method=method, metric_weights=metric_weights)
     name = str(store.provenance.get("name", store.path.parent.name))
-    unit, weights = store.get("unit", "score"), metric_weights or store.get("metric_weights")
+    unit = store.get("unit", "score")
     made = [folder / "preview.csv", folder / "summary.json"]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(
+            f"{folder}: the folder cannot be made: {error.strerror}. Choose another with --out."
+        ) from error
     store.export_csv(made[0])
-    write(made[1], (json.dumps(found.summary, indent=1) + "\n").encode())
+    write(made[1], (json.dumps(found.summary, indent=1, allow_nan=False) + "\n").encode())
     notes = []
     if find_spec("matplotlib") and find_spec("mpltern"):
-        made += _figures(found, folder, title=name, unit=unit, weights=weights)
+        made += _figures(found, folder, title=name, unit=unit, weights=found.weights)
     else:
         notes.append("No PNG figures: `pip install 'previa[plot]'` brings them.")
     facts = {
@@ -121,7 +121,7 @@ def publish(
         "test_sizes": _test_sizes(found.previews[found.method]),
         "failures": {m: len(store.failures(m)) for m in store.methods() if store.failures(m)},
         "seconds": found.summary["seconds"],
-        "metric_weights": weights,
+        "metric_weights": found.weights,
         "version": __version__,
     }
     comparison = found.comparison.to_dict() if found.comparison else None
@@ -142,6 +142,31 @@ def publish(
     return [*made, folder / "report.html"]
 
 
+def _chosen(store: Store, names: list[str], scored: Mapping[str, Preview], method: str | None) -> str:
+    """The preview to follow: ``method``, else the study's choice, else the last one there is."""
+    if method is not None and method not in names:
+        raise StoreError(f"{store.path}: there is no preview {method!r}, only {', '.join(names)}.")
+    wanted = method or store.get("method")
+    if method is None and wanted not in scored and scored:
+        return list(scored)[-1]
+    name = wanted if wanted in names else names[-1]
+    if name not in scored:
+        alpha, message = store.failures(name)[0]
+        raise StoreError(
+            f"{store.path}: {name} has no score at any weighting; at {show(alpha)}: {message.rstrip('.')}. Mend that, and run "
+            "the study again."
+        )
+    return str(name)
+
+
+def _comparable(truth: Preview | None, preview: Preview) -> bool:
+    """Whether enough weightings have a true and a previewed score."""
+    if truth is None:
+        return False
+    seen = {key(alpha) for alpha in preview.alphas[preview.ok]}
+    return sum(key(alpha) in seen for alpha in truth.alphas[truth.ok]) >= FEWEST
+
+
 def _figures(found: Results, folder: Path, **options: Any) -> list[Path]:
     from previa.show.contours import contours
     from previa.show.histograms import histograms
@@ -154,18 +179,22 @@ def _figures(found: Results, folder: Path, **options: Any) -> list[Path]:
 
 
 def _summary(
-    store: Store, method: str, previews: Mapping[str, Preview], truth: Preview | None, comparison: Comparison | None,
-    recommendation: Recommendation,
+    store: Store, method: str, previews: Mapping[str, Preview], truth: Preview | None, weights: Mapping[str, float],
+    comparison: Comparison | None, recommendation: Recommendation,
 ) -> dict[str, Any]:  # fmt: skip
-    """summary.json: what a script would ask of a study; keys only ever get added while "schema" is 1."""
+    """summary.json: what a script would ask of a study; keys only ever get added while "schema" is 1.
+
+    What only a truth can tell is None without one.
+    """
     judged = comparison.to_dict() if comparison else {"methods": {}, "truth": None}
     spent = store.seconds()
     methods = {}
     for name, preview in previews.items():
         finetuning = sum(spent.get(part, 0.0) for part in FINETUNINGS.get(name, ()))
-        quality = judged["methods"].get(name, {})
         methods[name] = {
-            **quality,
+            **_UNJUDGED,
+            "pick": _pick(preview, weights),
+            **judged["methods"].get(name, {}),
             "seconds": finetuning + preview.seconds,
             "seconds_merging_and_scoring": preview.seconds,
             "failed": int((~preview.ok).sum()),
@@ -182,13 +211,38 @@ def _summary(
             "method": method,
             **{k: v for k, v in advice.items() if k not in ("region", "tasks")},
         },
-        "warnings": [*store.get("warnings", []), *_beside_simple(comparison)],
+        "warnings": [*store.get("warnings", []), *_failed(store), *_beside_simple(comparison)],
         "seconds": {
             **spent,
             **{f"preview/{name}": preview.seconds for name, preview in previews.items()},
             **({TRUTH: truth.seconds} if truth is not None else {}),
         },
     }
+
+
+_UNJUDGED = {part.name: None for part in fields(Quality) if part.name != "per_task"}
+
+
+def _pick(preview: Preview, weights: Mapping[str, float]) -> list[float] | None:
+    """The weighting with the best previewed score, of all that were scored."""
+    good = preview.rows(preview.ok)
+    if not len(good):
+        return None
+    best = ranking(good.scores @ metric_weights(good.tasks, weights), good.alphas)[0]
+    return [float(weight) for weight in good.alphas[best]]
+
+
+def _failed(store: Store) -> list[str]:
+    """Why weightings have no score, a sentence for each method that has such."""
+    found = []
+    for name in store.methods():
+        if failures := store.failures(name):
+            alpha, message = failures[0]
+            more = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
+            found.append(
+                f"{name} has no score at {show(alpha)}{more}: {message.rstrip('.')}. The same command tries again what failed."
+            )
+    return found
 
 
 def _beside_simple(comparison: Comparison | None) -> list[str]:
