@@ -26,7 +26,7 @@ def weighted_parts(weights: Tensor, members: Sequence[Posterior]) -> Iterator[tu
         return
     negative = bool((weights < 0).any())
     naturals([q.part(0, 0) for q in whole])  # one family, or an error before any work
-    size = min(P, max(1024, CACHE // A))
+    size = min(P, max(1024, CACHE // A // 1024 * 1024))  # whole cache lines in every row
     buffers: list[Tensor] = []
     for start in range(0, P, size):
         entries = slice(start, min(start + size, P))
