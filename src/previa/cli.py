@@ -572,7 +572,7 @@ def _bars(quiet: bool) -> Iterator[Progress]:
 
 def _log(what: str, done: int, total: int) -> None:
     if done == total:
-        click.echo(f"{_named(what)}: {total} done", err=True)
+        click.echo(f"{_named(what)}: {done} of {total}", err=True)
 
 
 def _named(what: str) -> str:

@@ -19,7 +19,7 @@ from previa.core.merge import as_alphas, merge
 from previa.core.params import Layout
 from previa.errors import AlphaError, InputError, NotFiniteError, ParamsError, PrecisionError
 from previa.io.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
-from previa.io.posterior_file import MEAN, PRECISION, PosteriorFile, open_posterior
+from previa.io.posterior_file import KEY, MEAN, PRECISION, PosteriorFile, open_posterior
 from previa.io.provenance import check_conventions
 
 # Entries merged at a time: 2 MB of each task in float64, which stay in the processor's cache; reads are long enough.
@@ -205,7 +205,12 @@ def _check_layout(found: Layout, expected: Layout, where: str, other: str) -> No
 
 
 def _check_model(checkpoint: Checkpoint, model: Checkpoint, where: str, other: str) -> None:
-    """Raise ParamsError where names, shapes or integer dtypes differ; nothing is read."""
+    """Raise ParamsError where names, shapes or integer dtypes differ, InputError for a posterior; nothing is read."""
+    if KEY in checkpoint.metadata:
+        raise InputError(
+            f"{where}: {checkpoint.path} is a posterior file, not a checkpoint. Give the checkpoint that it was made at, and "
+            "this file as the task's precision."
+        )
     _check_layout(checkpoint.layout, model.layout, where, other)
     for name in model:
         kinds = checkpoint.dtype_of(name), model.dtype_of(name)

@@ -155,10 +155,11 @@ def load_posterior(path: str | Path, mean: Params | None = None) -> tuple[Isotro
             "another checkpoint?"
         )
     stored = {name: mean[name] for name in names}
+    if opened.precision is None:
+        precision = {name: opened.file[PRECISION + name] for name in names}
     try:
         if opened.precision is not None:
             return Isotropic(stored, opened.precision), opened.provenance
-        precision = {name: opened.file[PRECISION + name] for name in names}
         return Diagonal(stored, precision), opened.provenance
     except (NotFiniteError, ParamsError, PrecisionError) as error:
         raise type(error)(f"{path}: {error}") from error

@@ -65,9 +65,14 @@ def fit(work: Work, *, workers: int = 1, progress: Progress | None = None) -> Ru
     Raises PreviaError naming the run that failed (the others are kept), StudyError where a task's own checkpoint does not
     serve the study's methods, InputError where precisions are not of one scale, FileError.
     """
+    for task in work.study.tasks:
+        if task.checkpoint is not None:
+            given_mean(
+                work.ingredients, task.name
+            )  # what is wrong with it is said before anything is trained
     bench = bench_of(work.ingredients, progress)
     jobs = jobs_of(bench)
-    missing = [job for job in jobs if read_record(bench.record(job), bench.facts(job)) is None]
+    missing = [job for job in jobs if not bench.done(job)]
     done, failures = len(jobs) - len(missing), []
     if progress is not None:
         progress("finetune", done, len(jobs))
@@ -80,8 +85,8 @@ def fit(work: Work, *, workers: int = 1, progress: Progress | None = None) -> Ru
             if progress is not None:
                 progress("finetune", done, len(jobs))
     if failures:
-        more = f" ({len(failures) - 1} more runs failed.)" if len(failures) > 1 else ""
-        raise PreviaError(f"{failures[0]}{more}")
+        more = f" {len(failures) - 1} more failed." if len(failures) > 1 else ""
+        raise PreviaError(f"{failures[0].rstrip('.')}.{more}")
     _note_seconds(work, bench, jobs)
     return _read(bench)
 
@@ -105,7 +110,7 @@ def jobs_of(bench: Bench) -> list[Job]:
         lacking = sorted(methods & {"ivon_hessian", "mixture"}) if brought is None or squares else []
         if lacking:
             raise StudyError(
-                f"task {task.name!r} brings a checkpoint without an IVON posterior, which {' and '.join(lacking)} need. Add "
+                f"task {task.name!r} brings a checkpoint without an IVON posterior, needed by {' and '.join(lacking)}. Add "
                 f"posterior = ..., or set methods in [preview] to the others: {', '.join(sorted(methods - set(lacking)))}."
             )
         jobs += [Job("squares", task.name)] * (SQUARES in methods and not squares)

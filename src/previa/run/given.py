@@ -31,7 +31,9 @@ def given_mean(ingredients: Ingredients, task: str) -> Flat:
             )
     layout = ingredients.layout
     _same_frozen(found, ingredients, where)
-    return Flat.of({name: found[name] for name in found if name in layout.places}, layout, where)
+    mine = {name: found[name] for name in found if name in layout.places}
+    layout.check(mine, where, "those of the study's model")
+    return Flat.of(mine, layout, where)
 
 
 def given_posterior(ingredients: Ingredients, task: str) -> tuple[Diagonal, Provenance] | None:

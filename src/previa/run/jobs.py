@@ -8,14 +8,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
+
 from previa.core.diagonal import Diagonal
 from previa.core.params import Flat
+from previa.errors import FileError
 from previa.io.checkpoint import open_checkpoint, save_checkpoint
 from previa.io.posterior_file import load_posterior, save_posterior
 from previa.io.provenance import Provenance
 from previa.run.draws import Source
 from previa.run.finetune import Finetuned, finetune
 from previa.run.given import given_mean
+from previa.run.live import live
 from previa.run.recipe import Recipe
 from previa.run.records import digest, digest_of_data, make_folder, read_record, write_record
 from previa.run.resolve import Ingredients, examples, load
@@ -61,6 +65,20 @@ class Bench:
         """The file that appears when this job is done."""
         name = {"ivon": f"ivon-{job.number}", "adamw": "adamw", "squares": "fisher"}[job.kind]
         return self.folder(job.task) / f"{name}.json"
+
+    def files(self, job: Job) -> list[Path]:
+        """What else is there when this job is done."""
+        if job.kind == "ivon":
+            first = [] if job.number else [model_file(self, job.task)]
+            return [*first, *ivon_files(self, job.task, job.number)]
+        squares = [fisher_file(self, job.task)]
+        return squares if job.kind == "squares" else [self.folder(job.task) / "adamw.safetensors", *squares]
+
+    def done(self, job: Job) -> bool:
+        """Whether the job's record is of these facts, and its files are whole."""
+        return read_record(self.record(job), self.facts(job)) is not None and all(
+            map(_whole, self.files(job))
+        )
 
     def facts(self, job: Job) -> dict[str, Any]:
         """All that the job's result rests on."""
@@ -127,7 +145,7 @@ def bench_of(ingredients: Ingredients, progress: Progress | None = None) -> Benc
     }  # fmt: skip
     record, file = folder / "pretrain.json", folder / "posterior.safetensors"
     done = read_record(record, facts)
-    if done is None:
+    if done is None or not _whole(file):
         found = finetune(
             ingredients.model,
             {"pretraining": train},
@@ -179,6 +197,8 @@ def do(job: Job) -> dict[str, float]:
             _save(
                 folder / f"ivon-{job.number}-{step}.safetensors", posterior, study, found, recipe, size, step
             )
+        if not job.number:
+            save_checkpoint(model_file(bench, job.task), state_of(bench.ingredients, found))
         seconds = {"train": found.seconds}
     elif job.kind == "adamw":
         found = bench.train(data, (1.0,), adamw_recipe(study))
@@ -195,6 +215,11 @@ def fisher_file(bench: Bench, task: str) -> Path:
     return bench.folder(task) / "fisher.safetensors"
 
 
+def model_file(bench: Bench, task: str) -> Path:
+    """An ordinary checkpoint: the model at the end of the task's first run, of which ivon_files has the posterior."""
+    return bench.folder(task) / "model.safetensors"
+
+
 def ivon_files(bench: Bench, task: str, number: int) -> list[Path]:
     """The posteriors along this IVON run, the last at its end."""
     return [bench.folder(task) / f"ivon-{number}-{step}.safetensors" for step in snapshot_steps(bench.study)]
@@ -203,6 +228,23 @@ def ivon_files(bench: Bench, task: str, number: int) -> list[Path]:
 def read_params(path: Path, bench: Bench) -> Flat:
     """The parameters in a checkpoint that previa wrote. Raises FileError, ParamsError."""
     return Flat.of(dict(open_checkpoint(path, finite=True)), bench.ingredients.layout, str(path))
+
+
+def state_of(ingredients: Ingredients, found: Finetuned) -> dict[str, Tensor]:
+    """The whole state_dict of the model as it was finetuned: frozen tensors and buffers too."""
+    with live(ingredients.model, found.params.layout) as place:
+        place(found.params.vector)
+        state = {name: tensor.detach().clone() for name, tensor in ingredients.model.state_dict().items()}
+    return {**state, **found.statistics}
+
+
+def _whole(file: Path) -> bool:
+    """Whether a safetensors file is there and as long as its header says."""
+    try:
+        open_checkpoint(file)
+    except FileError:
+        return False
+    return True
 
 
 def _squares(bench: Bench, task: str, at: Flat) -> float:

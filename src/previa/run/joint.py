@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
 
 from previa.core.diagonal import Diagonal
 from previa.core.params import Flat
@@ -22,7 +21,7 @@ from previa.run.evaluate import Evaluation, Found
 from previa.run.executors import map_processes
 from previa.run.finetune import Finetuned
 from previa.run.fit import Runs
-from previa.run.jobs import Bench, adopt, bench_here, bench_of, set_up
+from previa.run.jobs import Bench, adopt, bench_here, bench_of, set_up, state_of
 from previa.run.live import live
 from previa.run.pipeline import methods
 from previa.run.records import make_folder
@@ -125,14 +124,6 @@ def finetune_at(
     work.store.record(name, weights, scores, seconds=found.seconds + seconds)
     means = {task: float(np.mean(score)) for task, score in scores.items()}
     return Joint(tuple(weights.tolist()), path, name, means, found.seconds + seconds)
-
-
-def state_of(ingredients: Ingredients, found: Finetuned) -> dict[str, Tensor]:
-    """The whole state_dict of the model as it was finetuned: frozen tensors and buffers too."""
-    with live(ingredients.model, found.params.layout) as place:
-        place(found.params.vector)
-        state = {name: tensor.detach().clone() for name, tensor in ingredients.model.state_dict().items()}
-    return {**state, **found.statistics}
 
 
 def _from(bench: Bench, begin: Flat) -> Bench:

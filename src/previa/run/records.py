@@ -44,7 +44,9 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FileError(f"{path}: the folder cannot be made: {error.strerror}.") from error
+        raise FileError(
+            f"{path}: the folder cannot be made: {error.strerror}. Choose one that you may write."
+        ) from error
     return path
 
 

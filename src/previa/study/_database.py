@@ -69,7 +69,7 @@ def _opened(path: Path, *, write: bool) -> sqlite3.Connection:
             connection.execute("PRAGMA query_only = ON")
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         return connection
-    except sqlite3.OperationalError as error:
+    except sqlite3.DatabaseError as error:
         connection.close()
         log = path.with_name(path.name + "-wal")
         if write or _name(error) not in {"CANTOPEN", "READONLY"}:

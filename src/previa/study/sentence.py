@@ -50,7 +50,9 @@ def _amount(gain: "Gain") -> str:
         return f"{gain.value:+.3g}"
     low, high = gain.interval
     wide = (high - low) / 2
-    digits = max(0, 1 - math.floor(math.log10(wide))) if wide > 0 else 3  # two digits of the half width, no more
+    digits = (
+        max(0, 1 - math.floor(math.log10(wide))) if wide > 0 else 3
+    )  # two digits of the half width, no more
     return f"{gain.value:+.{digits}f}, 95 % interval {low:+.{digits}f} to {high:+.{digits}f}"
 
 
