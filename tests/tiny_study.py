@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 NAME = "tiny_tasks"
@@ -40,13 +41,12 @@ def score(model, test):
         fates.write_text(then)
         if now == "x":
             raise RuntimeError("the judge is out")
+        if now == "n":
+            return torch.full((25,), float("nan"))
     return (model(inputs).argmax(-1) == targets).float()
 
 def mean_score(model, test):
     return float(score(model, test).mean())
-
-def nan_score(model, test):
-    return score(model, test) * float("nan")
 
 def bad_loss(model, batch):
     raise ValueError("no such batch")
@@ -81,11 +81,10 @@ def write_study(folder: Path, tasks: str = "abc", **sections: dict[str, object])
 
 def rows(store: Path, method: str = "%") -> dict[tuple[str, str], tuple[object, ...]]:
     """What is recorded: (method, weighting) -> its row's number, seconds, and message where it failed."""
-    with sqlite3.connect(f"file:{store}?mode=ro", uri=True) as db:
+    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as db:
         found = db.execute(
             "SELECT method, key, id, seconds, message FROM weighting WHERE method LIKE ?", (method,)
         ).fetchall()
-    db.close()
     return {(name, key): tuple(rest) for name, key, *rest in found}
 
 

@@ -542,6 +542,7 @@ def _bars(quiet: bool) -> Iterator[Progress]:
     if quiet:
         yield _log
         return
+    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -559,7 +560,7 @@ def _bars(quiet: bool) -> Iterator[Progress]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, refresh_per_second=8) as bars:
+    with Progress(*columns, console=Console(stderr=True), refresh_per_second=8) as bars:
         rows: dict[str, Any] = {}
 
         def show(what: str, done: int, total: int) -> None:
