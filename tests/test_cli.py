@@ -179,6 +179,20 @@ def test_metric_weights_change_the_recommendation(finished, capsys):
     assert len(set(picks.values())) > 1
 
 
+def test_the_study_file_decides_as_it_stands_now(finished, folder, capsys):
+    file = write_study(
+        folder, study={"out": str(finished / "out")}, recommend={"method": "simple"}, c={"metric_weight": 0}
+    )
+    found = []
+    for results in (file, finished / "out"):
+        assert main(["recommend", str(results), "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0]["alpha"] != found[1]["alpha"]
+    assert found[0]["score"] == pytest.approx(sum(found[0]["per_task"][task] for task in "ab") / 2)
+    assert "mixture" in found[0]["others"]
+    assert "mixture" not in found[1]["others"]
+
+
 def test_compare_prints_a_table_or_json(finished, capsys):
     assert main(["compare", str(finished / "study.toml")]) == 0
     assert f"Best of {JOINT} joint runs" in capsys.readouterr().out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,7 @@ import click
 
 from previa import __version__
 from previa.errors import PreviaError
-
-Progress = Callable[[str, int, int], None]
+from previa.terminal import bars, paragraph, quality_table
 
 
 class InOrder(click.Group):
@@ -146,7 +145,7 @@ def _run(file: Path, out: Path | None, workers: int | None, quiet: bool) -> None
     from previa.run.pipeline import preview
 
     study = _study(file, out)
-    with _opened(study, file) as work, _bars(quiet) as progress:
+    with _opened(study, file) as work, bars(quiet) as progress:
         cores = workers or _cores()
         runs = fit(work, workers=cores, progress=progress)
         preview(work, runs, progress=progress)
@@ -169,7 +168,7 @@ def fit(study: Path, out: Path | None, workers: int | None, quiet: bool) -> None
     from previa.run import fit as room
 
     found = _study(study, out)
-    with _opened(found, study) as work, _bars(quiet) as progress:
+    with _opened(found, study) as work, bars(quiet) as progress:
         room.fit(work, workers=workers or _cores(), progress=progress)
     click.echo(f"Checkpoints and posteriors are in {found.out / 'runs'}. Next: previa preview {study}")
 
@@ -190,7 +189,7 @@ def preview(study: Path, out: Path | None, workers: int | None, quiet: bool) -> 
     from previa.run.fit import fit
 
     found = _study(study, out)
-    with _opened(found, study) as work, _bars(quiet) as progress:
+    with _opened(found, study) as work, bars(quiet) as progress:
         runs = fit(work, workers=workers or _cores(), progress=progress)
         pipeline.preview(work, runs, workers=workers or 1, progress=progress)
     _publish(found)
@@ -208,11 +207,9 @@ def recommend(results: Path, method: str | None, metric_weight: tuple[str, ...],
     Example:
       previa recommend study.toml --metric-weight safety=3
     """
-    from previa.show.outputs import Results
-
-    with _results(results) as store:
-        found = Results.of(store, method=method, weights=_weights(metric_weight)).recommendation
-    _echo_json(found.to_dict()) if as_json else _paragraph(found.sentence)
+    with _results(results, metric_weight, method) as (_, found):
+        advice = found.recommendation
+    click.echo(_json(advice)) if as_json else paragraph(advice.sentence)
 
 
 @cli.command(short_help="How good each preview is, where joint runs tell.")
@@ -227,16 +224,15 @@ def compare(results: Path, metric_weight: tuple[str, ...], as_json: bool) -> Non
       previa compare study.toml
     """
     from previa.errors import StudyError
-    from previa.show.outputs import Results
 
-    with _results(results) as store:
-        found = Results.of(store, weights=_weights(metric_weight))
+    with _results(results, metric_weight) as (_, found):
+        pass
     if found.comparison is None:
         raise StudyError(
             f"{results}: fewer than three weightings have a joint run and a preview, so nothing can be compared. "
             "`previa run` trains them at the weightings of [truth]."
         )
-    _echo_json(found.comparison.to_dict()) if as_json else _table(found)
+    click.echo(_json(found.comparison)) if as_json else quality_table(found)
 
 
 @cli.command(short_help="Write report, summary, table and figures again.")
@@ -252,10 +248,9 @@ def report(results: Path, out: Path | None, metric_weight: tuple[str, ...]) -> N
     Example:
       previa report demo-out/study.db
     """
-    from previa.show.outputs import Results, publish
+    from previa.show.outputs import publish
 
-    with _results(results) as store:
-        found = Results.of(store, weights=_weights(metric_weight))
+    with _results(results, metric_weight) as (store, found):
         made = publish(store, found, out or store.path.parent)
     click.echo("\n".join(str(path) for path in made))
 
@@ -298,7 +293,7 @@ def finetune(
         raise StudyError(
             f"--warm-start {warm_start}: the study has no such preview. Its methods are {', '.join(found.preview.methods)}."
         )
-    with _opened(found, study) as work, _bars(quiet) as progress:
+    with _opened(found, study) as work, bars(quiet) as progress:
         runs = fit(work, progress=progress) if warm_start else None
         made = finetune_at(
             work, weights, runs=runs, warm_start=warm_start, path=checkpoint, progress=progress
@@ -428,7 +423,7 @@ def posterior_squared_gradients(study: Path, out: Path | None, workers: int | No
 
     found = _study(study, out)
     found = replace(found, preview=replace(found.preview, methods=("squared_gradients",)))
-    with _opened(found, study) as work, _bars(quiet) as progress:
+    with _opened(found, study) as work, bars(quiet) as progress:
         fit(work, workers=workers or _cores(), progress=progress)
     for task in found.tasks:
         made = found.out / "runs" / task.name / f"{SQUARES}.safetensors"
@@ -465,15 +460,29 @@ def _cores() -> int:
 
 
 @contextmanager
-def _results(path: Path) -> Iterator[Any]:
-    """The store of a study file, in a folder of results, or the store file itself."""
+def _results(
+    path: Path, metric_weight: Sequence[str], method: str | None = None
+) -> Iterator[tuple[Any, Any]]:
+    """The store of a study file, in a folder of results, or the store file itself; and what follows from it.
+
+    A study file's metric weights and method count as it stands now, the options given before them.
+    """
+    from previa.show.outputs import Results
     from previa.study.file import read_study
     from previa.study.store import Store
 
-    if path.is_dir():
-        path /= "study.db"
-    with Store.read(read_study(path).out / "study.db" if path.suffix == ".toml" else path) as store:
-        yield store
+    given = _weights(metric_weight)
+    study = read_study(path) if path.suffix == ".toml" else None
+    if study is not None:
+        path = study.out
+    with Store.read(path / "study.db" if path.is_dir() or study is not None else path) as store:
+        weights: dict[str, float] = {}
+        if study is not None:
+            weights = {task: w for task, w in study.metric_weights().items() if task in store.tasks}
+            own = study.recommend.method
+            if method is None and own in store.methods() and store.preview(own).ok.any():
+                method = own
+        yield store, Results.of(store, method=method, weights={**weights, **given})
 
 
 def _publish(study: Any) -> None:
@@ -484,104 +493,16 @@ def _publish(study: Any) -> None:
         results = Results.of(store)
         made = publish(store, results, study.out)
     if results.comparison is not None:
-        _table(results)
+        quality_table(results)
         click.echo()
-    _paragraph(results.recommendation.sentence)
+    paragraph(results.recommendation.sentence)
     for warning in results.summary["warnings"]:
-        _paragraph(f"Note: {warning}")
+        paragraph(f"Note: {warning}")
     if not any(path.suffix == ".png" for path in made):
-        _paragraph("Note: no PNG figures were drawn; `pip install 'previa[plot]'` brings what they need.")
+        paragraph("Note: no PNG figures were drawn; `pip install 'previa[plot]'` brings what they need.")
     click.echo()
     page = next(path for path in made if path.suffix == ".html")
     click.echo(f"Open the report: {page}")
-
-
-def _paragraph(text: str) -> None:
-    """A paragraph, in lines of the terminal's width where a person reads it."""
-    import shutil
-    import textwrap
-
-    if sys.stdout.isatty():
-        text = textwrap.fill(text, min(shutil.get_terminal_size().columns, 100), break_on_hyphens=False)
-    click.echo(text)
-
-
-def _table(results: Any) -> None:
-    """The quality of every method, best regret first."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from previa.study.sentence import weights
-
-    truth = results.comparison.truth
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
-    table.add_column("method", no_wrap=True)
-    for name in ("regret@1", "gain on\nuniform", "Spearman", "top\n25 %", "IoU", "MSE", "offset", "seconds"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name, q in sorted(results.comparison.methods.items(), key=lambda pair: pair[1].regret_at_1):
-        cells = [q.regret_at_1, q.gain_over_uniform, q.spearman, q.spearman_top25, q.iou_top10]
-        shown = ["-" if value is None else f"{value:.3f}" for value in cells]
-        seconds = results.summary["methods"][name]["seconds"]
-        table.add_row(name, *shown, f"{q.mse:.4f}", f"{q.offset:+.3f}", f"{seconds:.1f}")
-    console = Console(width=max(100, Console().width))
-    click.echo("How good are the previews, judged by joint finetuning? Best regret first.\n")
-    console.print(table)
-    click.echo()
-    noise = next(iter(results.comparison.methods.values())).regret_noise
-    if noise is not None:
-        click.echo(f"A regret up to {noise:.3f} cannot be told from 0 with these test items.")
-    best = weights(results.comparison.tasks, truth.best_alpha)
-    uniform = "" if truth.uniform_score is None else f"; uniform weights give {truth.uniform_score:.3f}"
-    click.echo(f"Best of {truth.weightings} joint runs: {truth.best_score:.3f} at {best}{uniform}.")
-
-
-@contextmanager
-def _bars(quiet: bool) -> Iterator[Progress]:
-    """progress(what, done, total): bars with the time left, or a line when a piece of work is done."""
-    if quiet:
-        yield _log
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description:<34}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=8) as bars:
-        rows: dict[str, Any] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in rows:
-                rows[what] = bars.add_task(_named(what), total=total)
-            bars.update(rows[what], completed=done, total=total)
-
-        yield show
-
-
-def _log(what: str, done: int, total: int) -> None:
-    if done == total:
-        click.echo(f"{_named(what)}: {done} of {total}", err=True)
-
-
-def _named(what: str) -> str:
-    """A piece of work, in words."""
-    from previa.study.file import METHODS
-
-    known = {"pretrain": "pretrain the base", "finetune": "finetune each task", "joint": "joint runs (truth)"}
-    return f"preview, {what}" if what in METHODS else known.get(what, what)
 
 
 def _alpha(text: str, tasks: Sequence[str]) -> Any:
@@ -623,14 +544,14 @@ def _paths(option: str, pairs: Sequence[str]) -> dict[str, Path]:
     return {name: Path(value) for name, value in _pairs(option, pairs).items()}
 
 
-def _weights(pairs: Sequence[str]) -> Mapping[str, float] | None:
+def _weights(pairs: Sequence[str]) -> Mapping[str, float]:
     found = {}
     for name, value in _pairs("--metric-weight", pairs).items():
         try:
             found[name] = float(value)
         except ValueError as error:
             raise click.BadParameter(f"{value!r} is no number", param_hint="--metric-weight") from error
-    return found or None
+    return found
 
 
 def _pairs(option: str, pairs: Sequence[str]) -> dict[str, str]:
@@ -649,10 +570,10 @@ def _scores(scores: Mapping[str, float]) -> str:
     return ", ".join(f"{task} {score:.4g}" for task, score in scores.items())
 
 
-def _echo_json(data: Any) -> None:
+def _json(found: Any) -> str:
     import json
 
-    click.echo(json.dumps(data, indent=1))
+    return json.dumps(found.to_dict(), indent=1, allow_nan=False)
 
 
 def run_main() -> None:
