@@ -332,8 +332,8 @@ def test_debug_raises_the_error_itself_and_a_bug_says_how_to_report_it(folder, m
 
 
 def start(folder, *words: str) -> subprocess.Popen:
-    """`previa` in a process, and a group, of its own, where each score takes 50 ms."""
-    environment = {**os.environ, "TINY_SLOW": "0.05", "OMP_NUM_THREADS": "1"}
+    """`previa` in a process, and a group, of its own, where each score takes 150 ms."""
+    environment = {**os.environ, "TINY_SLOW": "0.15", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "previa", *words], cwd=folder, env=environment, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
