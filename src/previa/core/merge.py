@@ -10,7 +10,8 @@ from torch import Tensor
 from previa.core.posterior import Posterior, naturals
 from previa.errors import AlphaError, InputError, PrecisionError
 
-ROUNDING = 1e-12  # of 1 - sum(alpha), relative to sum(alpha) = 1: what float64 leaves of weights that sum to one
+# of 1 - sum(alpha), relative to sum(alpha) = 1: what float64 leaves of weights that sum to one
+ROUNDING = 1e-12
 
 Alphas = Tensor | Sequence[float] | Sequence[Sequence[float]]
 
