@@ -155,6 +155,30 @@ def test_max_iterations_is_reported_as_not_converged():
     assert found.stats["converged"].item() == 0.0
 
 
+def test_em_in_float32_stops_where_its_rounding_ends():
+    """Responsibilities of float32 parameters never settle to 1e-8: EM must stop when the objective no longer rises."""
+    generator = torch.Generator().manual_seed(0)
+
+    def one() -> Mixture:
+        means = [torch.randn(500, generator=generator) * 0.1 for _ in range(4)]
+        return Mixture([Diagonal({"w": m}, {"w": torch.rand(500, generator=generator) + 0.5}) for m in means])
+
+    posteriors = [one() for _ in range(3)]
+    alphas = torch.tensor([[0.2, 0.3, 0.5], [0.4, 0.4, 0.2], [0.6, 0.2, 0.2]])
+    found = modes(alphas, posteriors)
+    assert bool(found.stats["converged"].all())
+    assert found.stats["iterations"].max() < 200
+    wide = [
+        Mixture(
+            [Diagonal({"w": q.mode()["w"].double()}, {"w": q.precision["w"].double()}) for q in p.components]
+        )
+        for p in posteriors
+    ]
+    torch.testing.assert_close(
+        found.stats["objective"], modes(alphas, wide).stats["objective"], rtol=1e-6, atol=1e-4
+    )
+
+
 def test_student_t_of_many_degrees_of_freedom_is_the_gaussian():
     generator = torch.Generator().manual_seed(0)
     means = [{"w": torch.randn(4, generator=generator).double()} for _ in range(3)]

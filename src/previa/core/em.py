@@ -16,6 +16,7 @@ from previa.core.weighted import weighted_modes
 from previa.errors import AlphaError
 
 SETTLED = 1e-8  # largest change of a weight, relative to the row's largest, at which EM has converged
+STALLED = 1e-12  # rise of F, relative to |F|, at which it has too: float32 parameters never settle to SETTLED
 
 
 def em(
@@ -86,17 +87,19 @@ def _ascend(product: _Product, start: Flat, max_iterations: int) -> dict[str, Te
     out = {name: torch.zeros(A).double() for name in ("iterations", "converged", "objective", "effective_k")}
     rows = torch.arange(A)
     before: Tensor | None = None
+    last = torch.full((A,), -torch.inf).double()
     for iteration in range(max_iterations + 1):
         F, weights, K = product.e_step(Flat(start.layout, theta[rows]), rows)
         out["objective"][rows], out["effective_k"][rows], out["iterations"][rows] = F, K, float(iteration)
         if before is not None:
             settled = (weights - before).abs().amax(-1) <= SETTLED * weights.amax(-1)
+            settled |= F - last <= STALLED * F.abs()
             out["converged"][rows[settled]] = 1.0
-            rows, weights = rows[~settled], weights[~settled]
+            rows, weights, F = rows[~settled], weights[~settled], F[~settled]
         if not len(rows) or iteration == max_iterations:
             break
         theta[rows] = product.m_step(weights, rows).vector.to(theta)
-        before = weights
+        before, last = weights, F
     return {"theta": theta, **out}
 
 
