@@ -141,15 +141,23 @@ def run(study: Path, out: Path | None, workers: int | None, quiet: bool) -> None
 
 def _run(file: Path, out: Path | None, workers: int | None, quiet: bool) -> None:
     from previa.run.fit import fit
-    from previa.run.joint import truth
+    from previa.run.joint import picks, truth
     from previa.run.pipeline import preview
 
     study = _study(file, out)
-    with _opened(study, file) as work, bars(quiet) as progress:
-        cores = workers or _cores()
-        runs = fit(work, workers=cores, progress=progress)
-        preview(work, runs, progress=progress)
-        truth(work, workers=cores, progress=progress)
+    with _opened(study, file) as work:
+        previewed, trained = (len(work.alphas(steps)) for steps in (study.preview.steps, study.truth.steps))
+        joint = f"{trained} joint runs and one at each pick" if study.truth.steps else "no joint runs"
+        methods = len(study.preview.methods)
+        click.echo(
+            f"{len(study.tasks)} tasks: {previewed} weightings by {methods} previews; {joint}.", err=True
+        )
+        with bars(quiet) as progress:
+            cores = workers or _cores()
+            runs = fit(work, workers=cores, progress=progress)
+            previews = preview(work, runs, progress=progress)
+            if study.truth.steps:
+                truth(work, more=picks(previews, study.metric_weights()), workers=cores, progress=progress)
     _publish(study)
 
 

@@ -46,7 +46,7 @@ class Evaluation:
             if self.recalibrate is not None:
                 self.recalibrate(self.model)
             found, failure = scored(self.model, self.score, self.tasks), None
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a score that calls exit() ends no sweep
             found, failure = {}, describe(error)
         return found, failure, time.perf_counter() - start
 

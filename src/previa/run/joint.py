@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.nn import Module
 
 from previa.core.diagonal import Diagonal
 from previa.core.params import Flat
@@ -29,7 +32,8 @@ from previa.run.resolve import Ingredients
 from previa.run.sweep import Progress
 from previa.run.work import Work, ivon_recipe
 from previa.study.preview import Preview
-from previa.study.simplex import check_alphas, show
+from previa.study.quality import ranking
+from previa.study.simplex import check_alphas, key, show
 
 JOINT = "joint"
 
@@ -138,10 +142,28 @@ def _declare(work: Work, bench: Bench) -> None:
     work.store.declare(JOINT, {"base": bench.digest, "recipe": asdict(ivon_recipe(work.study))})
 
 
+def picks(previews: Mapping[str, Preview], weights: Mapping[str, float]) -> list[NDArray[np.float64]]:
+    """The weighting that each preview picks, each once: train them too, and their regret is that of the real picks."""
+    found = {}
+    for preview in previews.values():
+        good = preview.rows(preview.ok)
+        alpha = good.alphas[ranking(good.weighted(weights), good.alphas)[0]]
+        found[key(alpha)] = alpha
+    return list(found.values())
+
+
+def _as_trained(statistics: Mapping[str, Tensor], model: Module) -> None:
+    """Give the model the running statistics that a training left, which are those of its checkpoint."""
+    buffers = dict(model.named_buffers())
+    with torch.no_grad():
+        for name, values in statistics.items():
+            buffers[name].copy_(values)
+
+
 def _scored(ingredients: Ingredients, found: Finetuned) -> tuple[Found, str | None, float]:
-    job = Evaluation(
-        ingredients.model, ingredients.scorer, ingredients.study.names(), ingredients.recalibrate
-    )
+    """Scores of a model as it was trained; merged models are recalibrated instead, since no training made theirs."""
+    names, statistics = ingredients.study.names(), partial(_as_trained, found.statistics)
+    job = Evaluation(ingredients.model, ingredients.scorer, names, statistics)
     with live(ingredients.model, found.params.layout) as place:
         return job.run(place, found.params.vector)
 
