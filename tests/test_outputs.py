@@ -225,8 +225,14 @@ def test_the_method_is_the_one_asked_for_or_the_studys_or_the_last_there_is(tmp_
 
 def test_what_does_not_beat_plain_averaging_is_said(published):
     warnings = strict((published / "summary.json").read_text())["warnings"]
-    assert any(w.startswith("mixture does not beat simple averaging here: regret ") for w in warnings)
-    assert not any(w.startswith("task_arithmetic") for w in warnings)  # it is the same
+    (said,) = [w for w in warnings if w.startswith("no better than simple averaging (regret ")]
+    assert "mixture (regret " in said
+    assert "task_arithmetic" not in said  # it is the same
+
+
+def test_task_arithmetic_is_no_second_opinion_beside_simple_averaging(tmp_path):
+    with fill(tmp_path / "study.db") as store:
+        assert "task_arithmetic" not in Results.of(store, method="mixture").recommendation.others
 
 
 def test_an_empty_store_and_a_folder_that_cannot_be_are_named(tmp_path):

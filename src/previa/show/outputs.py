@@ -79,7 +79,9 @@ class Results:
             uniform=even,
             size_proportional=sizes,
             truth=truth,
-            others={name: preview for name, preview in scored.items() if name != chosen},
+            others={
+                name: preview for name, preview in scored.items() if name not in (chosen, *_twins(scored))
+            },
             weights=w,
         )
         return cls(
@@ -97,6 +99,7 @@ def publish(store: Store, found: Results, folder: Path) -> list[Path]:
 
     name = str(store.provenance.get("name", store.path.parent.name))
     unit = store.get("unit", "score")
+    weights = found.weights if len(set(found.weights.values())) > 1 else None  # a plain mean is called so
     made = [folder / "preview.csv", folder / "summary.json"]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +111,7 @@ def publish(store: Store, found: Results, folder: Path) -> list[Path]:
     write(made[1], (json.dumps(found.summary, indent=1, allow_nan=False) + "\n").encode())
     notes = []
     if find_spec("matplotlib") and find_spec("mpltern"):
-        made += _figures(found, folder, title=name, unit=unit, weights=found.weights)
+        made += _figures(found, folder, title=name, unit=unit, weights=weights)
     else:
         notes.append("No PNG figures: `pip install 'previa[plot]'` brings them.")
     facts = {
@@ -121,7 +124,7 @@ def publish(store: Store, found: Results, folder: Path) -> list[Path]:
         "test_sizes": _test_sizes(found.previews[found.method]),
         "failures": {m: len(store.failures(m)) for m in store.methods() if store.failures(m)},
         "seconds": found.summary["seconds"],
-        "metric_weights": found.weights,
+        "metric_weights": weights,
         "version": __version__,
     }
     comparison = found.comparison.to_dict() if found.comparison else None
@@ -246,22 +249,40 @@ def _failed(store: Store) -> list[str]:
 
 
 def _beside_simple(comparison: Comparison | None) -> list[str]:
-    """A sentence for each posterior that previewed no better than plain averaging: not every one is worth its cost."""
+    """A sentence that names the posteriors which previewed no better than plain averaging, where there are any."""
     if comparison is None or "simple" not in comparison.methods:
         return []
     plain, found = comparison.methods["simple"], []
     for name, q in comparison.methods.items():
-        ranks = q.spearman is not None and (plain.spearman is None or q.spearman > plain.spearman)
-        if name not in ("simple", "task_arithmetic") and not (q.regret_at_1 < plain.regret_at_1 or ranks):
-            found.append(
-                f"{name} does not beat simple averaging here: regret {q.regret_at_1:.3f} against {plain.regret_at_1:.3f}, "
-                f"Spearman {_shown(q.spearman)} against {_shown(plain.spearman)} (MSE {q.mse:.4f} against {plain.mse:.4f})."
-            )
-    return found
+        worse = q.regret_at_1 > plain.regret_at_1 or _rank(q) < _rank(plain)
+        better = q.regret_at_1 < plain.regret_at_1 or _rank(q) > _rank(plain)
+        if name not in ("simple", "task_arithmetic") and worse and not better:
+            found.append(f"{name} (regret {q.regret_at_1:.3f}, Spearman {_shown(q.spearman)})")
+    if not found:
+        return []
+    beside = f"regret {plain.regret_at_1:.3f}, Spearman {_shown(plain.spearman)}"
+    floor = (
+        ""
+        if plain.regret_noise is None
+        else f"; regrets up to {plain.regret_noise:.3f} cannot be told from 0"
+    )
+    return [f"no better than simple averaging ({beside}) in this study: {', '.join(found)}{floor}."]
+
+
+def _rank(q: Quality) -> float:
+    return -1.0 if q.spearman is None else q.spearman
 
 
 def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+def _twins(previews: Mapping[str, Preview]) -> list[str]:
+    """Task arithmetic where it is simple averaging, as on the simplex: it would count twice among the other methods."""
+    both = [previews.get(name) for name in ("simple", "task_arithmetic")]
+    if both[0] is None or both[1] is None:
+        return []
+    return ["task_arithmetic"] if np.array_equal(both[0].scores, both[1].scores, equal_nan=True) else []
 
 
 def _test_sizes(preview: Preview) -> dict[str, int]:
