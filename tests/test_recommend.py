@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from previa.errors import AlphaError, InputError
+from previa.study import bootstrap
 from previa.study.preview import Preview
+from previa.study.quality import ranking
 from previa.study.recommend import recommend
 from previa.study.simplex import find, grid, uniform
 
@@ -100,11 +102,55 @@ def test_a_flat_preview_recommends_uniform_and_says_so():
 def test_a_gain_within_the_noise_is_no_detectable_gain():
     level = hill(FINE, (0.3, 0.35, 0.35), slope=0.05)
     r = advised(noisy(level, alphas=FINE, N=100, unpaired=True))
-    assert r.gain.value > 0
+    assert r.score > r.uniform.score
     assert r.uniform.in_region
     assert (r.detectable, r.gain_from) == (False, "preview")
-    assert f", or uniform weights just as well: there is {NO_GAIN} (+" in r.sentence
+    assert f", or uniform weights just as well: there is {NO_GAIN} ({r.gain.value:+.3f}, 95 %" in r.sentence
     assert "uniform among them" in r.sentence
+
+
+def test_a_gain_that_choosing_alone_would_show_is_not_called_detectable():
+    alphas = np.vstack([grid(3, 10), uniform(3)])
+    even = np.full(len(alphas), 0.7)
+    found = [advised(noisy(even, alphas=alphas, N=200, seed=s, unpaired=True)) for s in range(40)]
+    assert {r.gain_from for r in found} == {"preview"}
+    assert sum(r.detectable for r in found) <= 3  # the pick held fixed on its own items: about half of them
+    values = np.array([r.gain.value for r in found])
+    assert abs(values.mean()) <= 4 * values.std() / len(values) ** 0.5  # no bias; a fixed pick shows +0.04
+    real = [
+        advised(noisy(hill(alphas, TOP, slope=0.6), alphas=alphas, N=200, seed=s, unpaired=True))
+        for s in range(10)
+    ]
+    assert all(r.detectable and NO_GAIN not in r.sentence for r in real)
+
+
+def test_the_gain_between_previews_is_that_of_choosing_on_some_items_and_scoring_on_the_others():
+    alphas = np.vstack([grid(3, 4), uniform(3)])
+    p = noisy(hill(alphas, TOP, slope=0.2), alphas=alphas, N=40, unpaired=True)
+    weights, draws, u = np.array([0.5, 0.3, 0.2]), 50, len(alphas) - 1
+    inside = bootstrap.scored(p, bootstrap.resampled(p, seed=7, draws=draws), weights)
+    gain = bootstrap.gain_of_choosing(inside, bootstrap.left_out(p, weights, seed=7, draws=draws), u)
+    drawn = []
+    for t in range(3):
+        rng = np.random.default_rng([7, t])
+        drawn.append(rng.integers(40, size=(draws, 40)))
+    gains = []
+    for b in range(draws):
+        taken = [i[:, d[b]].mean(axis=1, dtype=np.float64) for i, d in zip(p.items, drawn, strict=True)]
+        kept = [np.setdiff1d(np.arange(40), d[b]) for d in drawn]
+        unseen = [i[:, k].mean(axis=1, dtype=np.float64) for i, k in zip(p.items, kept, strict=True)]
+        pick = ranking(weights @ taken, alphas)[0]
+        gains.append((weights @ unseen)[pick] - (weights @ unseen)[u])
+    assert gain.value == pytest.approx(np.mean(gains))
+    assert gain.interval == pytest.approx(tuple(np.quantile(gains, (0.025, 0.975))))
+
+
+def test_too_few_items_to_leave_any_out_give_no_interval():
+    alphas = np.vstack([grid(3, 4), uniform(3)])
+    one = tuple((alphas[:, [0]] == 1).astype(np.float32) for _ in TASKS)
+    r = advised(Preview(TASKS, alphas, np.column_stack([i[:, 0] for i in one]), one))
+    assert r.alpha == (1, 0, 0)
+    assert (r.gain_from, r.gain.value, r.gain.interval, r.detectable) == ("preview", 1, None, None)
 
 
 def test_the_truth_decides_on_the_gain_where_it_is():

@@ -52,7 +52,8 @@ class Recommendation:
     score and those of the points are previewed, biased low: they rank weightings and predict nothing.
     region: the weightings not told from the pick, by region_rule "bootstrap" (over test items) or "range" (within 1 %);
     region_fraction: their share of all previewed ones; centre: the one deepest inside. gain: over uniform, by gain_from
-    "truth", trained at gain_at (the pick or a weighting beside it), or by "preview"; detectable: above 0 (None: unknown).
+    "truth", trained at gain_at (the pick or a weighting beside it), or by "preview", which is what choosing on resampled items
+    gains on the items left out (`bootstrap.gain_of_choosing`); detectable: its interval is above 0 (None: unknown).
     """
 
     tasks: tuple[str, ...]
@@ -121,7 +122,7 @@ def recommend(
         centre_scores=_point(centre, seen, true, u, inside),
         uniform=_point(u, seen, true, u, inside),
         size_proportional=_point(p, seen, true, u, inside),
-        **_gain(seen, true, u, inside),
+        **_gain(seen, true, u, inside, w, seed),
         others={name: _agreement(seen, inside, view) for name, view in views.items()},
     )
     return replace(found, sentence=sentence.words(found))
@@ -178,8 +179,13 @@ def _point(alpha: Array, seen: _View, true: _View | None, uniform: Array, inside
     return replace(point, true_score=score, true_per_task=true.per_task(b), true_gain_over_uniform=gain)
 
 
-def _gain(seen: _View, true: _View | None, uniform: Array, inside: NDArray[np.bool_]) -> dict[str, Any]:
-    """The pick's gain over uniform by the truth, at the trained weighting nearest to it, else between previews."""
+def _gain(
+    seen: _View, true: _View | None, uniform: Array, inside: NDArray[np.bool_], w: Array, seed: int
+) -> dict[str, Any]:
+    """The pick's gain over uniform by the truth, at the trained weighting nearest to it, else between previews.
+
+    The truth's items had no part in choosing the pick, the preview's had: there the choice is made anew in each draw.
+    """
     pick, at = seen.alphas[seen.pick], simplex.find(seen.alphas, uniform)
     if true is not None and (u := simplex.find(true.alphas, uniform)) is not None:
         near = simplex.nearest(true.alphas, pick)
@@ -198,6 +204,9 @@ def _gain(seen: _View, true: _View | None, uniform: Array, inside: NDArray[np.bo
     if at is None:
         return {"gain": None, "gain_from": None, "gain_at": None, "detectable": None}
     gain = seen.scored.gain(seen.pick, at)
+    if seen.pick != at:  # uniform over uniform is 0
+        unseen = bootstrap.left_out(seen.preview, w, seed=seed)
+        gain = bootstrap.gain_of_choosing(seen.scored, unseen, at) or Gain(gain.value)
     above = gain.interval[0] > seen.scored.slack if gain.interval else (False if inside[at] else None)
     return {"gain": gain, "gain_from": "preview", "gain_at": None, "detectable": above}
 
