@@ -10,7 +10,7 @@ import pytest
 
 from previa.cli import main
 from previa.errors import FileError, StoreError
-from previa.show.outputs import Results, publish
+from previa.show.outputs import Results, _twins, publish
 from previa.study.simplex import grid, uniform
 from previa.study.store import Store
 
@@ -232,7 +232,10 @@ def test_what_does_not_beat_plain_averaging_is_said(published):
 
 def test_task_arithmetic_is_no_second_opinion_beside_simple_averaging(tmp_path):
     with fill(tmp_path / "study.db") as store:
-        assert "task_arithmetic" not in Results.of(store, method="mixture").recommendation.others
+        simple, other = store.preview("simple"), store.preview("mixture")
+    assert _twins({"simple": simple, "task_arithmetic": simple}) == ["task_arithmetic"]
+    assert _twins({"simple": simple, "task_arithmetic": other}) == []
+    assert _twins({"mixture": other}) == []
 
 
 def test_an_empty_store_and_a_folder_that_cannot_be_are_named(tmp_path):
