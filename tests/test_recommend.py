@@ -170,7 +170,16 @@ def test_the_truth_decides_on_the_gain_where_it_is():
     plain = advised(previewed, truth=flat(hill(COARSE, TOP), alphas=COARSE))
     assert (plain.detectable, plain.gain.interval) == (None, None)
     worse = advised(previewed, truth=flat(hill(COARSE, (1 / 3,) * 3), alphas=COARSE))
-    assert (worse.detectable, NO_GAIN in worse.sentence) == (False, True)
+    assert (worse.detectable, worse.gain.interval) == (False, None)
+    assert worse.sentence.startswith("Use uniform weights, not the preview's pick a = 0.35")
+    assert f"there is {NO_GAIN} but a loss (-0." in worse.sentence
+    level = np.where(
+        COARSE[:, 0] == COARSE[:, 1], 0.7, 0.7 * (1 - 2e-16)
+    )  # the same score in another order of summing
+    level[-1] = 0.7
+    even = advised(previewed, truth=flat(level, alphas=COARSE))
+    assert (even.gain.value, even.detectable) == (0, False)
+    assert "or uniform weights just as well" in even.sentence
 
 
 def test_a_joint_run_beside_the_pick_speaks_for_it_by_name_and_none_farther_off_does():
@@ -216,7 +225,10 @@ def test_the_centre_is_deep_in_the_region_away_from_edges():
     assert half.centre[1] == pytest.approx(half.centre[2], abs=0.051)
     corner = advised(flat(np.where(alphas[:, 0] >= 0.999, 0.8, 0.1), alphas=alphas), uniform=[0.3, 0.3, 0.4])
     assert corner.centre == corner.alpha == (1, 0, 0)
-    assert "tells its pick from every other weighting" in corner.sentence
+    only = "tells its pick from every other weighting"
+    assert f"{only}, going by 1 % of the range of its scores." in corner.sentence
+    told = advised(noisy(np.where(alphas[:, 0] >= 0.999, 0.8, 0.1), alphas=alphas), uniform=[0.3, 0.3, 0.4])
+    assert (told.region_rule, f"{only}." in told.sentence) == ("bootstrap", True)
     edge = advised(flat(np.where(alphas[:, 0] == 0, 0.8, 0.1), alphas=alphas), uniform=[0.3, 0.3, 0.4])
     assert edge.centre == pytest.approx((0, 0.5, 0.5))
 

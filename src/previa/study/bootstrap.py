@@ -80,6 +80,8 @@ class Scored:
     def gain(self, a: int, over: int) -> Gain:
         """Of weighting a over another one, paired: both on the same items in each draw. a was chosen on other items."""
         value = float(self.score[a] - self.score[over])
+        if abs(value) <= self.slack:
+            value = 0.0
         return Gain(value, None if self.draws is None else _interval(self.draws[:, a] - self.draws[:, over]))
 
     def regret_noise(self, best: int) -> float | None:

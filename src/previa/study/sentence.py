@@ -40,7 +40,7 @@ def _choice(r: "Recommendation") -> str:
         )
     if simplex.same(r.alpha, r.uniform.alpha):
         return f"Use uniform weights, {pick}: the preview itself picks them, there is {NO_GAIN} to be had."
-    if r.gain.interval and r.gain.interval[1] < 0:
+    if (r.gain.interval[1] if r.gain.interval else r.gain.value) < 0:
         return f"Use uniform weights, not the preview's pick {pick}: there is {NO_GAIN} but a loss ({how})."
     return f"Use {pick}, or uniform weights just as well: there is {NO_GAIN} ({how})."
 
@@ -65,9 +65,9 @@ def _source(r: "Recommendation") -> str:
 
 
 def _region(r: "Recommendation") -> str:
-    if len(r.region) == 1:
-        return "The preview tells its pick from every other weighting."
     by = "" if r.region_rule == "bootstrap" else ", going by 1 % of the range of its scores"
+    if len(r.region) == 1:
+        return f"The preview tells its pick from every other weighting{by}."
     text = f"The preview does not tell its pick from {100 * r.region_fraction:.3g} % of the weightings{by}"
     uniform = ", uniform among them" if r.uniform.in_region else ""
     centre = "" if r.centre == r.alpha else f"; deepest among those lies {weights(r.tasks, r.centre)}"
