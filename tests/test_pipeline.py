@@ -212,6 +212,57 @@ def test_other_data_of_the_same_name_is_another_study(folder):
         pass
 
 
+def edit(folder, old: str, new: str) -> None:
+    """Change the study's module, as a user does between two runs."""
+    file = folder / f"{NAME}.py"
+    source = file.read_text()
+    assert old in source
+    file.write_text(source.replace(old, new))
+    sys.modules.pop(NAME, None)
+    shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("nn.Tanh()", "nn.ReLU()"),  # of the same parameters: the data and the base are as before
+        ("time.sleep(0.01)", "time.sleep(0.02)"),
+    ],
+)
+def test_results_of_code_that_was_edited_since_are_refused(folder, old, new):
+    with opened(tiny(folder)):
+        pass
+    edit(folder, old, new)
+    message = rf'code\.{NAME} was "version \w+" and is "version \w+"\. Put that back, or give .* another output folder'
+    with pytest.raises(StoreError, match=message), opened(tiny(folder)):
+        pass
+
+
+def test_comments_layout_and_docstrings_are_not_code(folder):
+    with opened(tiny(folder)):
+        pass
+    edit(folder, "def build():", 'def build():  # the model\n    """Small."""\n')
+    with opened(tiny(folder)) as work:
+        assert list(work.ingredients.code) == [NAME]
+
+
+def test_runs_of_code_that_was_edited_since_are_done_again(folder):
+    with opened(tiny(folder)) as work:
+        fit(work)
+    edit(folder, "nn.Tanh()", "nn.ReLU()")
+    (folder / "out" / "study.db").unlink()  # the store would refuse
+    record = folder / "out" / "runs" / "a" / "ivon-0.json"
+    before = record.read_text()
+    with opened(tiny(folder)) as work:
+        fit(work)
+    assert record.read_text() != before
+
+
+def test_previas_own_modules_are_not_code_of_the_study(folder):
+    with opened(tiny(folder, score="previa.run.scoring:accuracy")) as work:
+        assert list(work.ingredients.code) == [NAME]
+
+
 def test_the_mixture_keeps_every_seed_and_snapshot_and_its_last_is_the_runs_end(folder):
     with opened(tiny(folder)) as work:
         runs = fit(work)

@@ -18,11 +18,11 @@ from previa.io.posterior_file import load_posterior, save_posterior
 from previa.io.provenance import Provenance
 from previa.run.draws import Source
 from previa.run.finetune import Finetuned, finetune
-from previa.run.given import given_mean
+from previa.run.given import given_mean, settings_of
 from previa.run.live import live
 from previa.run.recipe import Recipe
 from previa.run.records import digest, digest_of_data, make_folder, read_record, write_record
-from previa.run.resolve import Ingredients, examples, load
+from previa.run.resolve import Ingredients, examples, load, modules
 from previa.run.squares import mean_squares
 from previa.run.sweep import Progress
 from previa.run.work import adamw_recipe, ivon_recipe, pretrain_recipe, seed_of, snapshot_steps
@@ -86,6 +86,7 @@ class Bench:
         facts = {
             "task": job.task, "data": self._data[job.task], "model": study.model, "loss": study.loss, "seed": study.seed,
             "convention": study.convention, "base": self.digest,
+            "code": _code(self.ingredients, settings_of(self.ingredients, job.task).data),
         }  # fmt: skip
         if job.kind == "ivon":
             return {
@@ -142,6 +143,7 @@ def bench_of(ingredients: Ingredients, progress: Progress | None = None) -> Benc
     facts = {
         "data": digest_of_data("[pretrain]", train), "model": study.model, "loss": study.loss, "seed": study.seed,
         "convention": study.convention, "built": digest(base.vector), "recipe": asdict(recipe),
+        "code": _code(ingredients, study.pretrain.data),
     }  # fmt: skip
     record, file = folder / "pretrain.json", folder / "posterior.safetensors"
     done = read_record(record, facts)
@@ -236,6 +238,12 @@ def state_of(ingredients: Ingredients, found: Finetuned) -> dict[str, Tensor]:
         place(found.params.vector)
         state = {name: tensor.detach().clone() for name, tensor in ingredients.model.state_dict().items()}
     return {**state, **found.statistics}
+
+
+def _code(ingredients: Ingredients, data: str) -> dict[str, str]:
+    """The versions of the modules that a run with this data rests on; the score's is not among them."""
+    names = modules(ingredients.study.model, ingredients.study.loss, data)
+    return {name: ingredients.code[name] for name in names if name in ingredients.code}
 
 
 def _whole(file: Path) -> bool:

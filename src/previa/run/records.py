@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -63,3 +65,24 @@ def digest_of_data(name: str, data: Any) -> str:
     """The same of a task's examples; of a data set that is no tensors, only its length."""
     source = Source(name, data)
     return digest(*tensors(data)) if source.tree else f"{len(source)} examples"
+
+
+def digest_of_code(module: ModuleType) -> str | None:
+    """A name for what a module's source does: comments, layout and docstrings do not count; None where it has no file."""
+    file = getattr(module, "__file__", None)
+    try:
+        source = Path(file).read_bytes() if file is not None else None
+    except OSError:
+        return None
+    if source is None:
+        return None
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # compiled, not written in Python
+        return f"version {hashlib.blake2b(source, digest_size=8).hexdigest()}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and (
+            ast.get_docstring(node, clean=False) is not None
+        ):
+            del node.body[0]
+    return f"version {hashlib.blake2b(ast.dump(tree).encode(), digest_size=8).hexdigest()}"

@@ -19,6 +19,7 @@ from previa.errors import PreviaError, StudyError
 from previa.run.draws import Source, moved
 from previa.run.finetune import Loss, class_loss
 from previa.run.live import Recalibrate, recalibrated, running_statistics, trainable
+from previa.run.records import digest_of_code
 from previa.run.scoring import Score, Scorer, accuracy, describe, scorer
 from previa.study.file import Study
 
@@ -34,6 +35,8 @@ class Ingredients:
     data: Mapping[str, tuple[Any, Any]]
     loss: Loss
     score: Score
+    code: Mapping[str, str]
+    """module -> the version of its source, of those that the study file names"""
 
     @property
     def train(self) -> dict[str, Any]:
@@ -92,7 +95,14 @@ def load(study: Study) -> Ingredients:
         }
         loss = resolve(study.loss, study.folder, "loss") if study.loss else class_loss
         score = resolve(study.score, study.folder, "score") if study.score else accuracy
-    return Ingredients(study, model, data, loss, score)
+        code = _code(study)
+    return Ingredients(study, model, data, loss, score, code)
+
+
+def modules(*references: str | None) -> tuple[str, ...]:
+    """The user's own modules in these references, each once: previa's have a version of their own."""
+    names = dict.fromkeys(reference.partition(":")[0] for reference in references if reference)
+    return tuple(name for name in names if name.partition(".")[0] != "previa")
 
 
 def examples(what: str, reference: str, folder: Path) -> tuple[Any, Any]:
@@ -139,6 +149,15 @@ def importable(folder: str | Path) -> Iterator[None]:
     finally:
         for path in added:
             sys.path.remove(path)
+
+
+def _code(study: Study) -> dict[str, str]:
+    pretraining = study.pretrain.data if study.pretrain else None
+    names = modules(study.model, study.loss, study.score, *(task.data for task in study.tasks), pretraining)
+    if pretraining is not None:
+        resolve(pretraining, study.folder, "data of [pretrain]")
+    found = {name: digest_of_code(sys.modules[name]) for name in names}
+    return {name: version for name, version in found.items() if version is not None}
 
 
 def _module(name: str, reference: str, folder: Path, what: str) -> Any:

@@ -60,14 +60,14 @@ def opened(study: Study) -> Iterator[Work]:
     """The study at work in its output folder, made when missing: study.db there holds its results.
 
     Raises StudyError for a model, data or functions that cannot be used; StoreError where the folder holds the results of
-    another study; FileError where it cannot be written.
+    another study, of other data or of other code; FileError where it cannot be written.
     """
     ingredients = load(study)
     data = {
         task: {"train": digest_of_data(task, train), "test": _test_digest(task, test)}
         for task, (train, test) in ingredients.data.items()
     }
-    fingerprint = {**study.facts(), "data": data, "sizes": ingredients.sizes}
+    fingerprint = {**study.facts(), "code": ingredients.code, "data": data, "sizes": ingredients.sizes}
     make_folder(study.out)
     with Store.open(
         study.out / "study.db",
