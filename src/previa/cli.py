@@ -119,6 +119,9 @@ def demo(out: Path, workers: int | None, quiet: bool) -> None:
         raise FileError(
             f"{out}: the folder cannot be written: {error.strerror}. Choose another with --out."
         ) from error
+    import torch
+
+    torch.set_num_threads(1)  # the network is tiny: more threads only wait, and would round its numbers otherwise
     _run(file, None, workers, quiet)
 
 
