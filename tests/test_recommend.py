@@ -173,9 +173,7 @@ def test_the_truth_decides_on_the_gain_where_it_is():
     assert (worse.detectable, worse.gain.interval) == (False, None)
     assert worse.sentence.startswith("Use uniform weights, not the preview's pick a = 0.35")
     assert f"there is {NO_GAIN} but a loss (-0." in worse.sentence
-    level = np.where(
-        COARSE[:, 0] == COARSE[:, 1], 0.7, 0.7 * (1 - 2e-16)
-    )  # the same score in another order of summing
+    level = np.full(len(COARSE), np.nextafter(0.7, 0))  # the same score, summed in another order
     level[-1] = 0.7
     even = advised(previewed, truth=flat(level, alphas=COARSE))
     assert (even.gain.value, even.detectable) == (0, False)

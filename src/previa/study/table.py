@@ -1,7 +1,9 @@
 """Previews as one plain table, for spreadsheets and other programs."""
 
 import csv
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from previa.errors import FileError
@@ -15,13 +17,16 @@ def write_csv(path: str | Path, previews: Mapping[str, Preview]) -> None:
     not known is left empty. Raises FileError when it cannot be written.
     """
     path = Path(path)
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with part.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(_rows(previews))
         part.replace(path)
     except OSError as error:
         raise FileError(f"{path}: this table cannot be written: {error.strerror}.") from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)  # gone already where all went well
 
 
 def _rows(previews: Mapping[str, Preview]) -> Iterator[list[str]]:
