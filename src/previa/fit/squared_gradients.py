@@ -62,6 +62,10 @@ def squared_gradients(
     on each example. The first ``check`` examples are held to the loop over single examples, for which ``split`` cuts
     a batch; if anything differs, the loop does everything. The model, its modes, gradients and flags stay as they were.
 
+    Assumed: the other examples go the same way through the model. One that uses a parameter outside its module (as
+    ``layer.weight`` in another's forward) for some later examples only would go unnoticed: make ``check`` larger. It
+    counts examples of the first batch, which should then hold such ones.
+
     Raises InputError where per-example gradients do not exist (training mode with dropout or BatchNorm; losses that
     depend on the rest of the batch), for unusable batches, or without trainable parameters; NotFiniteError naming the
     tensor and the batch.
