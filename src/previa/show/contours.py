@@ -68,13 +68,13 @@ def triangles(tasks: tuple[str, ...], lands: Mapping[str, Landscape], score: str
     """One filled triangle a method, on one colour scale."""
     columns = min(3, len(lands))
     rows = -(-len(lands) // columns)
-    width, height = 3.3 * columns + 1.25, 3.2 * rows + 1.1
+    width, height = 3.3 * columns + 1.25, 3.4 * rows + 1.1
     made = figure(width, height)
     colours = scale(levels(np.concatenate([land.mean for land in lands.values()])), MAP)
     best = lands["joint"].pick if "joint" in lands else None
     for number, (method, land) in enumerate(lands.items()):
         row, column = divmod(number, columns)
-        left, bottom = 0.4 + 3.3 * column, height - 0.98 - 3.2 * row - 2.12
+        left, bottom = 0.4 + 3.3 * column, height - 1.08 - 3.4 * row - 2.12
         axes = made.add_axes(
             (left / width, bottom / height, 2.45 / width, 2.12 / height), projection="ternary"
         )
@@ -88,7 +88,7 @@ def triangles(tasks: tuple[str, ...], lands: Mapping[str, Landscape], score: str
             )
         elif method != "joint":
             mark(axes, land.alphas[land.pick], "pick")
-        axes.set_title(plain(label(method), width=38, lines=1), fontsize=10, color=INK, pad=24,
+        axes.set_title(plain(label(method), width=38, lines=1), fontsize=10, color=INK, pad=29,
                        fontweight="bold" if method == "joint" else "normal")  # fmt: skip
     _bar(made, colours, score)
     return made

@@ -55,13 +55,15 @@ def filled(axes: Any, alphas: Array, values: Array, colours: Scale) -> None:
 def frame(axes: Any, tasks: tuple[str, ...], *, ticks: bool = True, size: float = 9) -> None:
     """Corner names, a thin border, and the weights as tick labels along the sides."""
     out = 0.14 if ticks else 0.1  # of the panel's width: a long name grows inwards, not into its neighbour
-    for name, (x, y), side in zip(tasks, ((0.5, 1.03), (-out, -0.07), (1 + out, -0.07)), ("center", "left", "right"),
+    below = -0.12 if ticks else -0.07  # under the numbers of the lower side
+    for name, (x, y), side in zip(tasks, ((0.5, 1.03), (-out, below), (1 + out, below)), ("center", "left", "right"),
                                   strict=True):  # fmt: skip
         axes.text(x, y, plain(name, width=15), transform=axes.transAxes, fontsize=size, color=INK, ha=side,
                   va="bottom" if y > 1 else "top", linespacing=1.05)  # fmt: skip
     at = [0.2, 0.4, 0.6, 0.8]
     for axis in (axes.taxis, axes.laxis, axes.raxis):
         axis.set_ticks(at if ticks else [])
+        axis.set_ticks_position("tick2")  # the sides read as in report.html: the left one the top's weight
         axis.set_tick_params(labelsize=size - 2.5, colors=MUTED, length=2.5, width=0.6, pad=1.5)
     for spine in axes.spines.values():
         spine.set_edgecolor(RULE if ticks else MUTED)
