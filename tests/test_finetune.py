@@ -184,6 +184,35 @@ def test_data_sets_and_mappings_train_as_tensors_do():
     assert torch.equal(plain.params.vector, trees.params.vector)
 
 
+@pytest.mark.filterwarnings("error")
+def test_arrays_and_lists_of_examples_train_as_tensors_do():
+    def readonly(tensor: torch.Tensor) -> np.ndarray:
+        array = tensor.numpy().copy()
+        array.flags.writeable = False
+        return array
+
+    forms = {
+        "arrays": lambda x, y: (x.numpy(), y.numpy()),
+        "readonly": lambda x, y: (readonly(x), y),
+        "reversed": lambda x, y: (x.numpy()[::-1].copy()[::-1], y.numpy().astype(">i8")),
+        "pairs": lambda x, y: list(zip(x, y, strict=True)),
+        "pairs of arrays": lambda x, y: list(zip(x.numpy(), y.tolist(), strict=True)),
+    }
+    plain = finetune(model(), data(), (0.5, 0.2, 0.3), IVON)
+    for name, form in forms.items():
+        found = finetune(model(), {t: form(*d) for t, d in data().items()}, (0.5, 0.2, 0.3), IVON)
+        assert torch.equal(plain.params.vector, found.params.vector), name
+
+
+def test_a_list_is_a_data_set_and_a_tuple_a_tree():
+    x, y = torch.ones(6, 2), torch.zeros(6)
+    assert len(Source("a", [(x[0], y[0])] * 3)) == 3
+    assert len(Source("a", [{"x": x[0], "y": 1}] * 3)) == 3
+    assert len(Source("a", [x[0]] * 3)) == 3
+    assert len(Source("a", (x, [y, y]))) == 6
+    assert len(Source("a", x.numpy())) == 6
+
+
 def test_tasks_whose_shapes_differ_are_passed_one_by_one_with_the_same_gradient():
     class Bag(nn.Module):
         def __init__(self) -> None:
@@ -276,6 +305,16 @@ def test_bad_weights_recipes_and_data_are_refused():
         ((torch.ones(3, 2), torch.ones(4)), "lengths"),
         (3, "its data is int"),
         ((torch.ones(0, 2),), "empty"),
+        ([], "empty"),
+        ("text", "its data is str"),
+        (
+            [torch.ones(4, 3), torch.ones(4)],
+            r"list, of Tensor of torch.float32 \(4, 3\) and .* a tuple \(inputs, targets\)",
+        ),
+        (["one", "two"], "list, of str and str"),
+        ((torch.ones(2, 2), [0, 1]), "a tuple that holds int; expected a tuple"),
+        ((torch.ones(2, 2), np.array(["a", "b"])), "a tuple that holds ndarray of <U1"),
+        (((torch.ones(3), torch.tensor(1)),) * 4, "single examples are handed in as a list|Single examples"),
     ):
         with pytest.raises(InputError, match=f"task 'a'.*{message}"):
             Source("a", bad)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -34,6 +35,7 @@ from previa.run.fit import fit
 from previa.run.jobs import bench_of
 from previa.run.joint import finetune_at, truth
 from previa.run.pipeline import costs, methods, preview
+from previa.run.records import digest_of_data, digest_of_test
 from previa.run.resolve import load
 from previa.run.work import opened
 from previa.study.file import METHODS, study_from_dict
@@ -94,11 +96,12 @@ def folder(tmp_path, monkeypatch):
 
 
 def table(**study: str) -> dict:
+    ess = {} if study.get("convention") == "sum" else {"ess": 100}
     return {
         "study": {"name": "tiny", "model": f"{NAME}:build", "out": "out", **study},
         "task": [{"name": task, "data": f"{NAME}:{task}"} for task in "abc"],
         "pretrain": {"data": f"{NAME}:c", "steps": 10, "lr": 0.1, "batch_size": 8},
-        "finetune": {"steps": 8, "batch_size": 8, "ess": 100, "betas": [0.9, 0.9]},
+        "finetune": {"steps": 8, "batch_size": 8, "betas": [0.9, 0.9], **ess},
         "adamw": {"steps": 8},
         "mixture": {"seeds": 2, "snapshots": 2},
         "preview": {"steps": 4},
@@ -261,6 +264,94 @@ def test_runs_of_code_that_was_edited_since_are_done_again(folder):
 def test_previas_own_modules_are_not_code_of_the_study(folder):
     with opened(tiny(folder, score="previa.run.scoring:accuracy")) as work:
         assert list(work.ingredients.code) == [NAME]
+
+
+def test_an_ess_that_summed_losses_would_ignore_is_refused(folder):
+    settings = table(convention="sum")
+    settings["finetune"]["ess"] = 50
+    message = r"\[finetune\] ess = 50 .* with convention = 'sum' it is sum_t alpha_t N_t"
+    with pytest.raises(StudyError, match=message), opened(study_from_dict(settings, folder=folder)):
+        pass
+    assert not (folder / "out").exists()
+
+
+class Rows:
+    """A data set that reads its examples one by one; ``draw`` makes the inputs different at every read."""
+
+    def __init__(self, values, draw=None) -> None:
+        self.values, self.draw = values, draw
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, row: int):
+        more = self.draw() if self.draw else 0.0
+        return {
+            "x": torch.tensor(self.values[row]) + more,
+            "of": ("text", np.float32(self.values[row]), 1, None),
+        }
+
+
+@pytest.mark.parametrize(
+    "form", [Rows, list, np.asarray, torch.tensor], ids=["rows", "list", "array", "tensor"]
+)
+@pytest.mark.parametrize(
+    "digest_of", [lambda data: digest_of_data("a", data), digest_of_test], ids=["train", "test"]
+)
+def test_data_that_changes_has_another_digest(form, digest_of):
+    values = [float(i) for i in range(10)]
+    first = digest_of(form(values))
+    assert first == digest_of(form(list(values)))
+    assert first != digest_of(form([*values[:5], 0.5, *values[6:]]))
+    assert first != digest_of(form([*values, 0.0]))
+
+
+def test_a_long_data_set_is_known_by_examples_from_its_first_to_its_last():
+    values = np.arange(1000.0)
+    read = []
+    data = Rows(values, draw=lambda: read.append(1) or 0.0)
+    first = digest_of_data("a", data)
+    assert len(read) == 32
+    values[-1] = 0
+    assert digest_of_data("a", data) != first
+
+
+@pytest.mark.parametrize("draw", [lambda: torch.rand(()), random.random, np.random.rand])
+def test_a_data_set_with_random_augmentation_is_known_by_its_length(draw):
+    state = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    data = Rows([1.0, 2.0, 3.0], draw)
+    assert digest_of_data("a", data) == digest_of_test(data) == "3 examples, other ones at each read"
+    assert torch.equal(torch.get_rng_state(), state[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == state[1:]  # noqa: NPY002
+
+
+def test_test_data_of_any_form_has_a_digest():
+    assert digest_of_test((["a", "b"], [1, 2])) != digest_of_test((["a", "c"], [1, 2]))
+    assert digest_of_test({"q": ["a"], "n": 1}) != digest_of_test({"q": ["a"], "n": 2})
+    assert digest_of_test([]) != digest_of_test([1])
+    assert digest_of_test(object()) == digest_of_test(object())
+    assert digest_of_test({}.items()) == digest_of_test({1: 2}.items())
+
+
+def test_a_data_set_that_cannot_be_read_is_named():
+    with pytest.raises(InputError, match="task 'a': reading its data set failed: KeyError"):
+        digest_of_data("a", Keyed([1.0]))
+
+
+class Keyed(Rows):
+    def __getitem__(self, row: int):
+        raise KeyError(row)
+
+
+def test_numpy_data_is_the_same_study_as_tensors(folder):
+    with opened(tiny(folder)) as work:
+        first = fit(work).tasks["a"].mean
+    targets = "(x[:, seed % 4] > 0).long() + (x[:, 1] > 1).long()"
+    edit(folder, f"return x, {targets}", f"return x.numpy(), ({targets}).numpy()")
+    with opened(tiny(folder, out="arrays")) as work:
+        runs = fit(work)
+        assert torch.equal(runs.tasks["a"].mean.vector, first.vector)
+        assert preview(work, runs)["simple"].ok.all()
 
 
 def test_the_mixture_keeps_every_seed_and_snapshot_and_its_last_is_the_runs_end(folder):
@@ -466,6 +557,7 @@ def test_squared_gradients_that_a_task_brings_are_used_as_they_are(folder):
 def test_a_posterior_of_the_other_convention_is_refused(folder):
     settings = given(folder, source="ivon", convention="sum")
     settings["study"]["convention"] = "mean"
+    settings["finetune"]["ess"] = 100
     (folder / "new/base/pretrain.json").unlink()
     with (
         opened(study_from_dict(settings, folder=folder)) as work,
@@ -529,6 +621,7 @@ def test_a_sweep_killed_in_the_middle_goes_on_with_what_is_missing(folder):
 import sys
 from previa.run.fit import fit
 from previa.run.pipeline import preview
+from previa.run.records import digest_of_data, digest_of_test
 from previa.run.resolve import load
 from previa.run.work import opened
 from previa.study.file import study_from_dict

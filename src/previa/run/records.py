@@ -6,17 +6,23 @@ import ast
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from previa.errors import FileError
+from previa.errors import FileError, InputError
 from previa.fit.batches import tensors
 from previa.run.draws import Source
+from previa.run.scoring import describe
+
+ROWS = 16  # examples, evenly spaced, that stand for a data set which is read one by one
 
 
 def write_record(path: Path, facts: Mapping[str, Any], **found: Any) -> None:
@@ -62,9 +68,87 @@ def digest(*parts: Tensor) -> str:
 
 
 def digest_of_data(name: str, data: Any) -> str:
-    """The same of a task's examples; of a data set that is no tensors, only its length."""
+    """The same of a task's training examples: all of a tree of tensors or a list, ROWS of another data set.
+
+    A data set whose examples differ from read to read, as with random augmentation, is known by its length only, and the
+    digest says so. Raises InputError naming the task where the data is of no known form, or an example cannot be read.
+    """
     source = Source(name, data)
-    return digest(*tensors(data)) if source.tree else f"{len(source)} examples"
+    if source.tree:
+        return digest(*tensors(source.data))
+    try:
+        return _digest_of_rows(source.data)
+    except Exception as error:
+        raise InputError(f"task {name!r}: reading its data set failed: {describe(error)}.") from error
+
+
+def digest_of_test(data: Any) -> str:
+    """The same of test data, which only the score function has to understand: the name of its type where all else fails."""
+    sized = hasattr(data, "__len__") and hasattr(data, "__getitem__")
+    try:
+        if sized and not isinstance(data, Mapping | tuple | Tensor | np.ndarray | str | bytes):
+            return _digest_of_rows(data)
+        total = hashlib.blake2b(digest_size=8)
+        _add(total, data)
+        return total.hexdigest()
+    except Exception:  # it is the user's own type
+        return type(data).__name__
+
+
+def _digest_of_rows(data: Any) -> str:
+    N = len(data)
+    rows = (
+        range(N) if isinstance(data, list) else sorted({round(i * (N - 1) / (ROWS - 1)) for i in range(ROWS)})
+    )
+    reads = []
+    for read in range(2):
+        total = hashlib.blake2b(f"{N}".encode(), digest_size=8)
+        with _seeded(read):  # so that what is random differs, the same way in every process
+            for row in rows if N else ():
+                _add(total, data[row])
+        reads.append(total.hexdigest())
+    return reads[0] if reads[0] == reads[1] else f"{N} examples, other ones at each read"
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Inside, the global random states are of this seed; outside, as before."""
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)  # noqa: NPY002
+
+
+def _add(total: hashlib.blake2b, value: Any) -> None:
+    """Add a value to a digest: numbers, text, tensors, arrays and what nests them; of another type only its name."""
+    if isinstance(value, Tensor):
+        total.update(digest(value).encode())
+    elif isinstance(value, Mapping):
+        total.update(f"{{{len(value)}".encode())
+        for key, part in value.items():
+            _add(total, key)
+            _add(total, part)
+    elif isinstance(value, tuple | list):
+        total.update(f"[{len(value)}".encode())
+        for part in value:
+            _add(total, part)
+    elif value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        total.update(f"{type(value).__name__} {value!r};".encode())
+    elif hasattr(value, "__array__") or hasattr(value, "__array_interface__"):  # a picture, too
+        array = np.asarray(value)
+        if array.dtype.kind == "O":
+            _add(total, array.tolist())
+        else:
+            total.update(f"{array.dtype}{array.shape}".encode())
+            total.update(array.tobytes())
+    else:
+        total.update(type(value).__name__.encode())
 
 
 def digest_of_code(module: ModuleType) -> str | None:

@@ -16,7 +16,7 @@ from torch.nn import Module
 
 from previa.core.params import Flat, Layout
 from previa.errors import PreviaError, StudyError
-from previa.run.draws import Source, moved
+from previa.run.draws import Source, arrays_to_tensors, moved
 from previa.run.finetune import Loss, class_loss
 from previa.run.live import Recalibrate, recalibrated, running_statistics, trainable
 from previa.run.records import digest_of_code
@@ -95,6 +95,8 @@ def load(study: Study) -> Ingredients:
         }
         loss = resolve(study.loss, study.folder, "loss") if study.loss else class_loss
         score = resolve(study.score, study.folder, "score") if study.score else accuracy
+        if score is accuracy:  # a score of the user's own gets the test data as it came
+            data = {task: (train, arrays_to_tensors(test)) for task, (train, test) in data.items()}
         code = _code(study)
     return Ingredients(study, model, data, loss, score, code)
 

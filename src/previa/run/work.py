@@ -10,11 +10,11 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from previa.errors import InputError
+from previa.errors import StudyError
 from previa.run.recipe import AdamWRecipe, IvonRecipe, Recipe
-from previa.run.records import digest_of_data, make_folder
+from previa.run.records import digest_of_data, digest_of_test, make_folder
 from previa.run.resolve import Ingredients, load
-from previa.study.file import Study
+from previa.study.file import FinetuneSettings, Study
 from previa.study.simplex import grid, key, uniform
 from previa.study.store import Store
 
@@ -62,9 +62,10 @@ def opened(study: Study) -> Iterator[Work]:
     Raises StudyError for a model, data or functions that cannot be used; StoreError where the folder holds the results of
     another study, of other data or of other code; FileError where it cannot be written.
     """
+    _check_ess(study)
     ingredients = load(study)
     data = {
-        task: {"train": digest_of_data(task, train), "test": _test_digest(task, test)}
+        task: {"train": digest_of_data(task, train), "test": digest_of_test(test)}
         for task, (train, test) in ingredients.data.items()
     }
     fingerprint = {**study.facts(), "code": ingredients.code, "data": data, "sizes": ingredients.sizes}
@@ -140,9 +141,9 @@ def seed_of(study: Study, number: int = 0) -> int:
     return study.seed * SEEDS + number
 
 
-def _test_digest(task: str, test: Any) -> str:
-    """Of test data, which only the score function has to understand."""
-    try:
-        return digest_of_data(task, test)
-    except InputError:
-        return type(test).__name__
+def _check_ess(study: Study) -> None:
+    if study.convention == "sum" and study.finetune.ess != FinetuneSettings().ess:
+        raise StudyError(
+            f"[finetune] ess = {study.finetune.ess:g} would have no effect: with convention = 'sum' it is sum_t alpha_t N_t. "
+            "Leave ess out, or use convention = 'mean'."
+        )
