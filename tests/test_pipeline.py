@@ -458,14 +458,20 @@ def test_a_truth_of_no_steps_trains_only_what_is_asked_for(folder):
         assert len(truth(work, more=[work.uniform])) == 1
 
 
-def test_batch_norm_is_recalibrated_everywhere(folder):
-    settings = table(model=f"{NAME}:normed")
-    settings["preview"]["methods"] = ["simple"]
-    with opened(study_from_dict(settings, folder=folder)) as work:
-        runs = fit(work)
-        np.testing.assert_allclose(
-            preview(work, runs)["simple"].at([1, 0, 0]).scores, truth(work).at([1, 0, 0]).scores, atol=1e-6
-        )
+def test_a_joint_run_is_scored_with_the_running_statistics_of_its_checkpoint(folder):
+    with opened(tiny(folder, model=f"{NAME}:normed")) as work:
+        true = truth(work).at([1, 0, 0])
+        found = finetune_at(work, [1, 0, 0])
+        net = work.ingredients.model
+        net.load_state_dict(dict(open_checkpoint(found.path)))
+        scores = {task: float(np.mean(score)) for task, score in scored(net.eval(), work).items()}
+        assert found.scores == pytest.approx(scores)
+        np.testing.assert_allclose(true.scores[0], list(scores.values()), atol=1e-6)
+
+
+def scored(net, work) -> dict:
+    with torch.no_grad():
+        return {task: score.numpy() for task, score in work.ingredients.scorer(net).items()}
 
 
 def test_a_run_that_diverges_is_named_and_the_others_are_kept(folder):
