@@ -1,6 +1,7 @@
 """What all pictures share: names of methods, colours, the pick, the colour levels, and how a figure is made and saved."""
 
 import math
+import os
 import re
 import textwrap
 import warnings
@@ -190,11 +191,15 @@ def save(made: Any, path: str | Path) -> None:
 def write(path: str | Path, content: bytes) -> None:
     """Put a file in its place in one step. Raises FileError naming the path and the reason."""
     path = Path(path)
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # two processes may write to one folder
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(path)
+        try:
+            part.write_bytes(content)
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise FileError(
             f"{path} cannot be written: {error.strerror or error}. Choose another folder with --out."
