@@ -121,7 +121,9 @@ def demo(out: Path, workers: int | None, quiet: bool) -> None:
         ) from error
     import torch
 
-    torch.set_num_threads(1)  # the network is tiny: more threads only wait, and would round its numbers otherwise
+    torch.set_num_threads(
+        1
+    )  # the network is tiny: more threads only wait, and would round its numbers otherwise
     _run(file, None, workers, quiet)
 
 
@@ -152,9 +154,7 @@ def _run(file: Path, out: Path | None, workers: int | None, quiet: bool) -> None
         previewed, trained = (len(work.alphas(steps)) for steps in (study.preview.steps, study.truth.steps))
         joint = f"{trained} joint runs and one at each pick" if study.truth.steps else "no joint runs"
         methods = len(study.preview.methods)
-        click.echo(
-            f"{len(study.tasks)} tasks: {previewed} weightings by {methods} previews; {joint}.", err=True
-        )
+        click.echo(f"{len(study.tasks)} tasks: {previewed} weightings by {methods} previews; {joint}.")
         with bars(quiet) as progress:
             cores = workers or _cores()
             runs = fit(work, workers=cores, progress=progress)
