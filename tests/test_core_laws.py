@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 
 from previa import (
     Beta,
@@ -411,3 +413,26 @@ def test_a_flat_is_views_of_its_vector():
     assert "Flat(3 tensors, 10 parameters" in repr(flat)
     with pytest.raises(ParamsError, match="cannot hold 10"):
         Flat(flat.layout, torch.zeros(9))
+
+
+def test_quadratic_losses_are_previewed_exactly_by_their_hessians():
+    """Least squares: Laplace posteriors with autograd's Hessians are the losses themselves, so previews are joint minimisers."""
+    generator = torch.Generator().manual_seed(0)
+    data = [
+        (torch.randn(12, 3, generator=generator).double(), torch.randn(12, generator=generator).double())
+        for _ in range(3)
+    ]
+
+    def loss(w, t):
+        X, y = data[t]
+        return 0.5 * (X @ w - y).square().mean()
+
+    alpha = [0.2, 0.3, 0.5]
+    posteriors = []
+    for t, (X, y) in enumerate(data):
+        own = torch.linalg.lstsq(X, y).solution
+        H = torch.autograd.functional.hessian(lambda w, t=t: loss(w, t), own)
+        posteriors.append(Full({"w": own}, H))
+    total = lambda w: float(sum(a * loss(torch.from_numpy(w), t) for t, a in enumerate(alpha)))  # noqa: E731
+    joint = minimize(total, np.zeros(3), method="BFGS", options={"gtol": 1e-9}).x
+    torch.testing.assert_close(preview(alpha, posteriors), torch.from_numpy(joint), rtol=1e-5, atol=1e-5)
