@@ -138,3 +138,18 @@ def test_leaving_early_ends_the_workers_at_once():
     assert next(outcomes).value == 0.0
     outcomes.close()
     assert time.perf_counter() - start < 60
+
+
+def test_no_worker_hears_ctrl_c_not_even_the_first_while_it_starts(tmp_path):
+    """A fresh process, since the first worker of all also starts multiprocessing's resource tracker, which unblocks SIGINT."""
+    script = tmp_path / "masks.py"
+    script.write_text(
+        "import signal\n"
+        "from previa.run.executors import map_processes\n"
+        "def blocked(item):\n"
+        "    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())\n"
+        "if __name__ == '__main__':\n"
+        "    print(sorted(outcome.value for outcome in map_processes(blocked, [1, 2], 2)))\n"
+    )
+    said = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "[True, True]"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
@@ -77,6 +78,7 @@ class _Worker(Generic[I]):
         context = multiprocessing.get_context("spawn")
         self.pipe, far = context.Pipe()
         self.process = context.Process(target=_serve, args=(far,))
+        resource_tracker.ensure_running()  # now: its start, inside the block, would let SIGINT through again
         with _without_ctrl_c():  # the process inherits it: Ctrl-C is for the parent, which ends its workers
             self.process.start()
         far.close()
