@@ -19,7 +19,6 @@ from previa.run.sweep import Progress, sweep
 from previa.run.work import Work
 from previa.study.file import METHODS, Study
 from previa.study.preview import Preview
-from previa.study.store import Store
 
 SATURATED = 1.5  # effective components per task, of several: EM picks one instead of blending
 
@@ -77,14 +76,6 @@ def warnings(work: Work, previews: Mapping[str, Preview]) -> list[str]:
                 f"{np.median(stats['effective_k']):.2f}). A higher temperature or blocks = 'tensor' in [mixture] may blend."
             )
     return found
-
-
-def costs(store: Store) -> dict[str, float]:
-    """What each method's column cost in seconds: the finetunings that it rests on, and its weightings (for joint, trained)."""
-    spent = store.seconds()
-    first, adamw = spent.get("finetune/ivon", 0.0), spent.get("finetune/adamw", 0.0) + spent.get(SQUARES, 0.0)
-    parts = {"joint": 0.0, SQUARES: adamw, "mixture": first + spent.get("finetune/ivon_more", 0.0)}
-    return {name: parts.get(name, first) + store.preview(name).seconds for name in store.methods()}
 
 
 def _posteriors(study: Study, runs: Runs) -> dict[str, tuple[list[Any], PreviewMethod]]:
