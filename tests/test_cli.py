@@ -385,7 +385,7 @@ def test_a_run_stopped_in_its_middle_goes_on_with_what_is_missing(phase, stop, f
     os.kill(process.pid, stop) if stop == signal.SIGKILL else os.killpg(
         process.pid, stop
     )  # a terminal stops all
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=180)
     wait_for_end_of_all(process.pid)
     if stop == signal.SIGINT:
         assert process.returncode == 130
@@ -413,7 +413,7 @@ def test_a_run_stopped_while_its_workers_start_says_one_sentence(folder):
         time.sleep(0.01)
     time.sleep(0.5)  # into the workers' imports
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=180)
     wait_for_end_of_all(process.pid)
     assert process.returncode == 130
     assert "Traceback" not in said
