@@ -252,3 +252,19 @@ def test_an_empty_store_and_a_folder_that_cannot_be_are_named(tmp_path):
         (tmp_path / "summary.json").mkdir()
         with pytest.raises(FileError, match=r"summary\.json"):
             publish(store, found, tmp_path)
+
+
+def test_parts_of_a_mixture_stand_before_the_whole_and_cost_its_runs(tmp_path, no_figures):
+    with fill(tmp_path / "study.db", truth=0, items=False) as store:
+        for name in ("mixture_20", "mixture_5", "mixture_of_mine"):
+            for alpha in grid(3, 2):
+                store.record(name, alpha, dict.fromkeys(TASKS, 0.5), seconds=1.0)
+        found = Results.of(store)
+    assert list(found.previews) == [
+        "simple", "task_arithmetic", "squared_gradients", "ivon_hessian",
+        "mixture_5", "mixture_20", "mixture", "mixture_of_mine",
+    ]  # fmt: skip
+    methods = found.summary["methods"]
+    assert methods["mixture_5"]["seconds"] == 10.0 + 30.0 + 6.0  # finetunings, and six weightings
+    assert methods["mixture_20"]["seconds_merging_and_scoring"] == 6.0
+    assert methods["mixture_of_mine"]["seconds"] == 6.0

@@ -34,6 +34,24 @@ FINETUNINGS = {
 """method -> what in Store.seconds() it needs beside its own merging and scoring"""
 
 
+def finetunings(method: str) -> tuple[str, ...]:
+    """FINETUNINGS of this method; of a part of the mixture those of the whole, since it comes from the same runs."""
+    return FINETUNINGS.get("mixture" if _components(method) else method, ())
+
+
+def _components(method: str) -> int:
+    """K of a part of the mixture, which is named mixture_<K>; 0 for every other method."""
+    head, _, size = method.rpartition("_")
+    return int(size) if head == "mixture" and size.isdecimal() else 0
+
+
+def _place(method: str) -> tuple[int, float, str]:
+    """Where a method stands: as in ORDER, parts of the mixture before the whole and by their size, all others last."""
+    if K := _components(method):
+        return ORDER.index("mixture"), K, method
+    return ORDER.index(method) if method in ORDER else len(ORDER), np.inf, method
+
+
 @dataclass(frozen=True)
 class Results:
     """A store's previews, judged by its truth where it has one."""
@@ -58,8 +76,8 @@ class Results:
         There is no comparison where fewer than three weightings have a true and a previewed score.
         Raises StoreError where nothing was previewed or the method was not, InputError as compare and recommend do.
         """
-        names = [name for name in ORDER if name in store.methods()]
-        names += [m for m in store.methods() if m not in (*ORDER, TRUTH) and not m.startswith(WARM)]
+        names = [m for m in store.methods() if m != TRUTH and not m.startswith(WARM)]
+        names.sort(key=_place)
         if not names:
             raise StoreError(
                 f"{store.path}: nothing was previewed yet. Run `previa preview` on the study first."
@@ -193,7 +211,7 @@ def _summary(
     spent = store.seconds()
     methods = {}
     for name, preview in previews.items():
-        finetuning = sum(spent.get(part, 0.0) for part in FINETUNINGS.get(name, ()))
+        finetuning = sum(spent.get(part, 0.0) for part in finetunings(name))
         methods[name] = {
             **_UNJUDGED,
             "pick": _pick(preview, weights),
