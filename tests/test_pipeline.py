@@ -17,6 +17,8 @@ import torch
 
 from previa.core.diagonal import Diagonal
 from previa.core.isotropic import Isotropic
+from previa.core.mixture import Mixture
+from previa.core.modes import modes
 from previa.core.params import Flat
 from previa.errors import (
     FileError,
@@ -372,6 +374,41 @@ def test_the_mixture_keeps_every_seed_and_snapshot_and_its_last_is_the_runs_end(
         )
 
 
+def test_subsets_of_the_snapshots_are_mixtures_of_their_own(folder):
+    settings = table()
+    settings["mixture"]["subsets"] = [[8]]
+    settings["preview"]["methods"] = ["ivon_hessian", "mixture"]
+    study = study_from_dict(settings, folder=folder)
+    with opened(study) as work:
+        runs = fit(work)
+        previews = preview(work, runs)
+        assert list(previews) == list(study.previews()) == ["ivon_hessian", "mixture_2", "mixture"]
+        ends = [Mixture([run[-1] for run in task.ivon]) for task in runs.tasks.values()]
+        alphas = torch.tensor(previews["mixture_2"].alphas)
+        found = methods(study, runs)["mixture_2"](alphas)
+        assert torch.equal(found.params.vector, modes(alphas, ends).params.vector)
+        joint = finetune_at(work, work.uniform, runs=runs, warm_start="mixture_2")
+        assert joint.method == "joint_from_mixture_2"
+    settings["mixture"]["subsets"] = [[4]]  # the same name, other posteriors
+    with opened(study_from_dict(settings, folder=folder)) as work:
+        news, progress = heard()
+        preview(work, fit(work), progress=progress)
+        assert ("mixture_2", 0, 17) in news
+        assert ("mixture", 17, 17) in news
+
+
+def test_a_subset_of_one_run_is_no_mixture_that_could_blend(folder):
+    settings = table()
+    settings["mixture"] = {"seeds": 1, "snapshots": 2, "subsets": [[8]]}
+    settings["preview"]["methods"] = ["ivon_hessian", "mixture"]
+    with opened(study_from_dict(settings, folder=folder)) as work:
+        previews = preview(work, fit(work))
+        np.testing.assert_allclose(
+            previews["mixture_1"].scores, previews["ivon_hessian"].scores, atol=1e-6
+        )  # K = 1
+        assert not any(said.startswith("mixture_1:") for said in work.store.get("warnings"))
+
+
 @pytest.mark.parametrize("labels", ["given", "sampled", "expected"])
 @pytest.mark.parametrize("convention", ["mean", "sum"])
 def test_squared_gradients_are_absolute_under_the_convention(folder, convention, labels):
@@ -536,6 +573,19 @@ def test_a_task_that_brings_checkpoint_and_posterior_is_not_finetuned(folder):
         assert len(runs.tasks["a"].ivon) == 1
         assert runs.tasks["a"].squares is not None
         assert set(preview(work, runs)) == set(METHODS)
+
+
+def test_a_posterior_that_a_task_brings_is_in_every_subset(folder):
+    settings = given(folder, source="ivon")
+    settings["mixture"]["subsets"] = [[4]]
+    settings["preview"]["methods"] = ["mixture"]
+    study = study_from_dict(settings, folder=folder)
+    with opened(study) as work:
+        runs = fit(work)
+        own = runs.tasks["a"].ivon[0][0].mode().vector
+        for method in methods(study, runs).values():
+            corner = method([[1.0, 0.0, 0.0]]).params.vector[0]
+            torch.testing.assert_close(corner, own)
 
 
 def test_a_checkpoint_alone_serves_the_methods_that_need_no_ivon(folder):

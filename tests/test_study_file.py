@@ -72,6 +72,7 @@ labels = "expected"
 [mixture]
 seeds = 2
 snapshots = 3
+subsets = [[15], [5, 15]]
 temperature = 10
 blocks = "tensor"
 [preview]
@@ -130,8 +131,29 @@ def test_every_key_is_read_and_paths_are_from_the_file_s_folder(tmp_path):
     for name in ("pretrain", "finetune", "adamw", "mixture", "preview", "truth", "recommend"):
         got = getattr(s, name)
         for k, v in table[name].items():
-            assert getattr(got, k) == (tuple(v) if isinstance(v, list) else v), (name, k)
+            assert getattr(got, k) == frozen(v), (name, k)
     assert s.metric_weights() == {"a": 2.0, "b c": 1.0, "Über": 0.0}
+
+
+def frozen(value: object) -> object:
+    return tuple(map(frozen, value)) if isinstance(value, list) else value
+
+
+def test_the_mixtures_of_the_paper_are_of_10_20_and_30_components():
+    table = tomllib.loads(SMALL)
+    table["mixture"] = {"seeds": 5, "snapshots": 6, "subsets": [[100, 150], [75, 100, 125, 150]]}
+    s = study_from_dict(table)
+    assert s.snapshot_steps() == (25, 50, 75, 100, 125, 150)
+    assert s.mixtures() == {
+        "mixture_10": (100, 150), "mixture_20": (75, 100, 125, 150), "mixture": (25, 50, 75, 100, 125, 150)
+    }  # fmt: skip
+    assert s.previews() == (*METHODS[:-1], "mixture_10", "mixture_20", "mixture")
+    assert s.recommend.method == "mixture"
+    table["recommend"] = {"method": "mixture_10"}
+    assert study_from_dict(table).recommend.method == "mixture_10"
+    table["preview"] = {"methods": ["simple"]}
+    with pytest.raises(StudyError, match=r"one of those of \[preview\]: simple. Found 'mixture_10'"):
+        study_from_dict(table)
 
 
 def test_the_facts_are_what_results_rest_on_and_nothing_else(tmp_path):
@@ -141,7 +163,7 @@ def test_the_facts_are_what_results_rest_on_and_nothing_else(tmp_path):
     for name, k, v in (
         ("study", "out", "other"), ("study", "name", "x"), ("preview", "steps", 9), ("truth", "steps", 3),
         ("preview", "methods", ["simple", "ivon_hessian"]), ("recommend", "method", "mixture"),
-        ("adamw", "labels", "given"), ("mixture", "temperature", 1.0),
+        ("adamw", "labels", "given"), ("mixture", "temperature", 1.0), ("mixture", "subsets", []),
     ):  # fmt: skip
         same = copy.deepcopy(table)
         same[name][k] = v
@@ -197,8 +219,17 @@ WRONG = [
     ('["mixture", "simple"]', '["simple", "simple"]', "methods should be a list of different names"),
     ('["mixture", "simple"]', '["joint"]', "methods should be one of 'simple', 'task_arithmetic'"),
     ('["mixture", "simple"]', '"simple"', "methods should be a list"),
-    ('method = "simple"', 'method = "ivon_hessian"', r"\[recommend\]: method should be one of those of \[preview\]: mixture, simple"),
+    ('method = "simple"', 'method = "ivon_hessian"', r"\[recommend\]: method should be one of those of \[preview\]: mixture_2, mixture_4, mixture, simple"),
     ("snapshots = 3", "snapshots = 16", r"snapshots should be at most the steps of \[finetune\], 15. Found 16"),
+    ("[[15], [5, 15]]", "[[15], [10, 12]]", r"\[mixture\]: subsets holds step 12, .* they are kept after 5, 10, 15"),
+    ("[[15], [5, 15]]", "[[15], [10]]", r"subsets should be of different sizes, .* Found 1 snapshots, \[10\]"),
+    ("[[15], [5, 15]]", "[[5, 10, 15]]", "smaller than all 3 snapshots. Found 3 snapshots"),
+    ("[[15], [5, 15]]", "[2, 1]", r"subsets should be a list of lists of rising steps, such as \[\[100, 150\]\]. Found"),
+    ("[[15], [5, 15]]", "[[15, 5]]", "subsets should be a list of lists of rising steps"),
+    ("[[15], [5, 15]]", "[[]]", "subsets should be a list of lists of rising steps"),
+    ("[[15], [5, 15]]", "[[15], [15]]", "subsets should be a list of lists of rising steps"),
+    ("[[15], [5, 15]]", "3", "subsets should be a list of lists of rising steps"),
+    ('method = "simple"', 'method = "mixure"', r"those of \[preview\]: mixture_2, mixture_4, mixture, simple. Found 'mixure'"),
     ("temperature = 10", "temperature = 0", "temperature should be a finite number above 0"),
     ('name = "b c"', 'name = "a"', r"\[\[task\]\] number 2: two tasks are named 'a'. Rename one"),
     ('name = "b c"', 'name = ""', "name should be a name in quotes, without slashes"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from itertools import chain, compress
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,10 @@ def preview(
 
 
 def methods(study: Study, runs: Runs) -> dict[str, PreviewMethod]:
-    """Each of the study's preview methods as a function from alphas to parameters, in the order of study.file.METHODS."""
+    """Each preview of the study as a function from alphas to parameters, in the order of study.file.METHODS.
+
+    A subset of the mixture is a method of its own, before the whole (Study.mixtures).
+    """
     return {name: method for name, (_, method) in _posteriors(study, runs).items()}
 
 
@@ -69,7 +73,7 @@ def warnings(work: Work, previews: Mapping[str, Preview]) -> list[str]:
         slow = int((stats["converged"] == 0).sum()) if "converged" in stats else 0
         if slow:
             found.append(f"{name}: EM had not converged at {slow} of {len(one)} weightings.")
-        several = work.study.mixture.seeds * work.study.mixture.snapshots > 1
+        several = work.study.mixture.seeds * len(work.study.mixtures().get(name, ())) > 1
         if "effective_k" in stats and several and np.median(stats["effective_k"]) < SATURATED:
             found.append(
                 f"{name}: EM picks one component per task instead of blending them (its effective number is "
@@ -79,8 +83,8 @@ def warnings(work: Work, previews: Mapping[str, Preview]) -> list[str]:
 
 
 def _posteriors(study: Study, runs: Runs) -> dict[str, tuple[list[Any], PreviewMethod]]:
-    """Per method its posteriors, one a task, and the function that merges them."""
-    tasks, mixture = list(runs.tasks.values()), study.mixture
+    """Per preview its posteriors, one a task, and the function that merges them."""
+    tasks = list(runs.tasks.values())
     found: dict[str, tuple[list[Any], PreviewMethod]] = {}
     for name in (name for name in METHODS if name in study.preview.methods):
         options: dict[str, Any] = {}
@@ -92,10 +96,24 @@ def _posteriors(study: Study, runs: Runs) -> dict[str, tuple[list[Any], PreviewM
         elif name == SQUARES:
             posteriors = [task.squares for task in tasks]
         else:
-            parts = [[posterior for run in task.ivon for posterior in run] for task in tasks]
-            posteriors = [Mixture(part, temperature=mixture.temperature) for part in parts]
-            options = {"blocks": runs.base.layout.blocks() if mixture.blocks == "tensor" else None}
+            found |= _mixtures(study, runs)
+            continue
         found[name] = posteriors, partial(modes, posteriors=posteriors, **options)
+    return found
+
+
+def _mixtures(study: Study, runs: Runs) -> dict[str, tuple[list[Any], PreviewMethod]]:
+    """The mixture and its subsets: of each finetuned task all seeds' snapshots after these steps, of others what they bring."""
+    blocks = runs.base.layout.blocks() if study.mixture.blocks == "tensor" else None
+    found: dict[str, tuple[list[Any], PreviewMethod]] = {}
+    for name, steps in study.mixtures().items():
+        chosen = [step in steps for step in study.snapshot_steps()]
+        posteriors = []
+        for settings in study.tasks:
+            ivon = runs.tasks[settings.name].ivon
+            own = [compress(run, chosen) for run in ivon] if settings.checkpoint is None else ivon
+            posteriors.append(Mixture([*chain(*own)], temperature=study.mixture.temperature))
+        found[name] = posteriors, partial(modes, posteriors=posteriors, blocks=blocks)
     return found
 
 

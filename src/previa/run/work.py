@@ -126,9 +126,8 @@ def adamw_recipe(study: Study) -> Recipe:
 
 
 def snapshot_steps(study: Study) -> tuple[int, ...]:
-    """After which steps of [finetune] a component of the mixture is kept: evenly spaced, the last step among them."""
-    steps, n = study.finetune.steps, study.mixture.snapshots
-    return tuple(round(steps * (i + 1) / n) for i in range(n))
+    """After which steps of [finetune] a component of the mixture is kept."""
+    return study.snapshot_steps()
 
 
 def convention(study: Study) -> Literal["mean", "sum"]:

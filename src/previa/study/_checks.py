@@ -105,6 +105,21 @@ def several_of(*names: str) -> Check:
     return check
 
 
+def lists_of(check: Check, what: str) -> Check:
+    """A list of lists, none empty and none twice; each holds what this check wants, in rising order."""
+
+    def lists(value: object) -> tuple[tuple[Any, ...], ...]:
+        try:
+            found = tuple(tuple(check(v) for v in one) for one in value)  # type: ignore[attr-defined]
+        except (TypeError, WrongValueError):
+            raise WrongValueError(what) from None
+        if any(not one or list(one) != sorted(set(one)) for one in found) or len(set(found)) < len(found):
+            raise WrongValueError(what)
+        return found
+
+    return lists
+
+
 def whole(least: int) -> Check:
     """A whole number, at least this."""
 

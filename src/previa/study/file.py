@@ -65,10 +65,17 @@ class AdamWSettings:
 
 @dataclass(frozen=True)
 class MixtureSettings:
-    """[mixture]: its components, seeds x snapshots; its responsibilities, tempered, of "model" or "tensor"."""
+    """[mixture]: its components, seeds x snapshots; its responsibilities, tempered, of "model" or "tensor".
+
+    subsets: lists of steps of [finetune] after which a snapshot is kept. The snapshots of each, of all seeds, are one more
+    mixture to preview, named by its number of components: App. B.3 has mixture_10 and mixture_20 beside the whole of 30.
+    """
 
     seeds: int = key(whole(1), 5)
     snapshots: int = key(whole(1), 4)
+    subsets: tuple[tuple[int, ...], ...] = key(
+        _checks.lists_of(whole(1), "a list of lists of rising steps, such as [[100, 150]]"), ()
+    )
     temperature: float = key(number(above=0), 1.0)
     blocks: str = key(one_of("model", "tensor"), "model")
 
@@ -90,9 +97,9 @@ class TruthSettings:
 
 @dataclass(frozen=True)
 class RecommendSettings:
-    """[recommend]: the method whose preview the recommendation follows."""
+    """[recommend]: the method whose preview the recommendation follows, one of Study.previews()."""
 
-    method: str = key(one_of(*METHODS), "mixture")
+    method: str = key(_checks.label, "mixture")
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,21 @@ class Study:
     def metric_weights(self) -> dict[str, float]:
         """How much each task counts in the mean score."""
         return {task.name: task.metric_weight for task in self.tasks}
+
+    def snapshot_steps(self) -> tuple[int, ...]:
+        """After which steps of [finetune] a component of the mixture is kept: evenly spaced, the last step among them."""
+        steps, n = self.finetune.steps, self.mixture.snapshots
+        return tuple(round(steps * (i + 1) / n) for i in range(n))
+
+    def mixtures(self) -> dict[str, tuple[int, ...]]:
+        """name -> the steps of its snapshots: mixture_<K> for each subset, K its components, and the whole, last."""
+        parts = {f"mixture_{self.mixture.seeds * len(steps)}": steps for steps in self.mixture.subsets}
+        return parts | {"mixture": self.snapshot_steps()}
+
+    def previews(self) -> tuple[str, ...]:
+        """The names of all previews: the methods of [preview], the mixture with its subsets before it."""
+        each = (self.mixtures() if name == "mixture" else (name,) for name in self.preview.methods)
+        return tuple(name for names in each for name in names)
 
     def facts(self) -> dict[str, Any]:
         """What all results rest on, for a store's fingerprint.
@@ -199,14 +221,33 @@ def study_from_dict(table: Mapping[str, Any], *, folder: str | Path = ".", where
             f"{where}, [mixture]: snapshots should be at most the steps of [finetune], {study.finetune.steps}. "
             f"Found {study.mixture.snapshots}."
         )
-    if study.recommend.method not in study.preview.methods:
+    _check_subsets(study, f"{where}, [mixture]")
+    if study.recommend.method not in study.previews():
         if "method" in table.get("recommend", {}):
             raise StudyError(
                 f"{where}, [recommend]: method should be one of those of [preview]: "
-                f"{', '.join(study.preview.methods)}. Found {study.recommend.method!r}."
+                f"{', '.join(study.previews())}. Found {study.recommend.method!r}."
             )
-        study = replace(study, recommend=RecommendSettings(study.preview.methods[-1]))
+        study = replace(study, recommend=RecommendSettings(study.previews()[-1]))
     return study
+
+
+def _check_subsets(study: Study, where: str) -> None:
+    kept = study.snapshot_steps()
+    sizes = {len(kept)}
+    for steps in study.mixture.subsets:
+        for step in steps:
+            if step not in kept:
+                raise StudyError(
+                    f"{where}: subsets holds step {step}, after which no snapshot is kept. With these steps of [finetune] "
+                    f"and snapshots they are kept after {', '.join(map(str, kept))}."
+                )
+        if len(steps) in sizes:
+            raise StudyError(
+                f"{where}: subsets should be of different sizes, by which they are named, and smaller than all "
+                f"{len(kept)} snapshots. Found {len(steps)} snapshots, {list(steps)}."
+            )
+        sizes.add(len(steps))
 
 
 def _tasks(tables: object, folder: Path, where: str) -> tuple[TaskSettings, ...]:
