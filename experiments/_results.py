@@ -9,6 +9,7 @@ import numpy as np
 
 from previa import compare
 from previa.show._look import write
+from previa.show.panels import panels
 from previa.study.compare import Quality
 from previa.study.simplex import uniform
 from previa.study.store import Store
@@ -116,11 +117,12 @@ def write_json(path: Path, facts: Mapping[str, Any]) -> None:
 def draw(
     store: Store, columns: Sequence[tuple[str, str]], folder: Path, stem: str, *, title: str, unit: str
 ) -> None:
-    """NAME.png: the truth and the chosen previews on one colour scale."""
-    from previa.show.contours import contours
-
-    previews = {label: store.preview(name) for name, label in columns if name != TRUTH}
-    contours(store.preview(TRUTH), previews, folder / f"{stem}.png", title=title, unit=unit)
+    """NAME.png: the truth and the chosen previews in the paper's layout."""
+    labels = dict(columns)
+    previews = {labels[name]: store.preview(name) for name, _ in columns if name != TRUTH}
+    truth = store.preview(TRUTH)
+    path = folder / f"{stem}.png"
+    panels(truth, previews, path, title=title, unit=unit, truth_label=labels.get(TRUTH, TRUTH))
 
 
 def show(facts: Mapping[str, Any]) -> None:

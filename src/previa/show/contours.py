@@ -90,15 +90,16 @@ def triangles(tasks: tuple[str, ...], lands: Mapping[str, Landscape], score: str
             mark(axes, land.alphas[land.pick], "pick")
         axes.set_title(plain(label(method), width=38, lines=1), fontsize=10, color=INK, pad=29,
                        fontweight="bold" if method == "joint" else "normal")  # fmt: skip
-    _bar(made, colours, score)
+    place = (width - 0.95) / width, 0.98 / height, 0.16 / width, (height - 1.96) / height
+    colour_bar(made, colours, score, place)
     return made
 
 
-def _bar(made: Any, colours: Scale, score: str) -> None:
+def colour_bar(made: Any, colours: Scale, score: str, place: tuple[float, ...]) -> None:
+    """The colour scale, at this place of the figure (left, bottom, width, height), as shares of it."""
     from matplotlib.cm import ScalarMappable
 
-    width, height = made.get_size_inches()
-    axes = made.add_axes(((width - 0.95) / width, 0.98 / height, 0.16 / width, (height - 1.96) / height))
+    axes = made.add_axes(place)
     bar = made.colorbar(ScalarMappable(colours.norm, colours.colours), cax=axes, boundaries=colours.levels,
                         spacing="proportional")  # fmt: skip
     bar.set_ticks(_round(colours.levels))

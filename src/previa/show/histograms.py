@@ -11,6 +11,8 @@ from previa.show._look import (
     LINES,
     MUTED,
     RULE,
+    Array,
+    Landscape,
     averaged,
     figure,
     heading,
@@ -41,33 +43,18 @@ def histograms(
     _, lands = landscapes(truth, previews, weights)
     height = 0.86 * len(lands) + 1.35
     made = figure(8.2, height)
-    means = {method: land.mean[np.isfinite(land.mean)] for method, land in lands.items()}
-    bins = levels(np.concatenate(list(means.values())), steps=30)
-    shares = {m: np.histogram(mean, bins)[0] / max(mean.size, 1) * 100 for m, mean in means.items()}
-    top = max(float(s.max()) for s in shares.values()) * 1.12 or 1.0
+    bins, shares, top = shared_bins(lands)
     for row, (method, share) in enumerate(shares.items()):
         place = (0.3, (height - 0.38 - 0.86 * (row + 1) + 0.12) / height, 0.62, 0.7 / height)
         axes = made.add_axes(place)
-        axes.bar(bins[:-1], share, np.diff(bins), align="edge", color=INK if method == "joint" else LINES[0],
-                 edgecolor="white", linewidth=0.6)  # fmt: skip
-        axes.set(xlim=(bins[0], bins[-1]), ylim=(0, top))
-        if means[method].size:
-            axes.plot(
-                np.median(means[method]), 0, "^", color="#D55E00", markersize=7, clip_on=False, zorder=5
-            )
-        for side in ("top", "right", "left"):
-            axes.spines[side].set_visible(False)
-        axes.spines["bottom"].set_color(RULE)
+        bars(axes, bins, share, lands[method].mean, truth=method == "joint")
+        percent(axes, top)
         last = row == len(shares) - 1
         axes.yaxis.tick_right()
         axes.tick_params(labelsize=8, colors=MUTED, length=0, labelbottom=last)
-        axes.grid(axis="y", color=RULE, linewidth=0.5)
-        axes.set_axisbelow(True)
-        axes.yaxis.set_major_locator(_halves(top))
-        axes.yaxis.set_major_formatter("{x:.0f} %")
         axes.text(-0.03, 0.5, plain(label(method), width=26), transform=axes.transAxes, ha="right", va="center",
                   fontsize=9, color=INK, fontweight="bold" if method == "joint" else "normal")  # fmt: skip
-        axes.text(-0.03, -0.06, f"{means[method].size} weightings", transform=axes.transAxes, ha="right", va="bottom",
+        axes.text(-0.03, -0.06, f"{np.isfinite(lands[method].mean).sum()} weightings", transform=axes.transAxes, ha="right", va="bottom",
                   fontsize=7.5, color=MUTED)  # fmt: skip
         if last:
             axes.set_xlabel(averaged(unit, weights), fontsize=9.5, color=INK)
@@ -76,7 +63,35 @@ def histograms(
     save(made, path)
 
 
-def _halves(top: float) -> Any:
+def shared_bins(lands: Mapping[str, Landscape]) -> tuple[Array, dict[str, Array], float]:
+    """Round bins that hold the scores of all methods; by method the percentage of its weightings in each; the axis's end."""
+    means = {method: land.mean[np.isfinite(land.mean)] for method, land in lands.items()}
+    bins = levels(np.concatenate(list(means.values())), steps=30)
+    shares = {m: np.histogram(mean, bins)[0] / max(mean.size, 1) * 100 for m, mean in means.items()}
+    return bins, shares, max(float(s.max()) for s in shares.values()) * 1.12 or 1.0
+
+
+def bars(axes: Any, bins: Array, share: Array, mean: Array, *, truth: bool) -> None:
+    """One method's bars, in percent, and the median of its scores mean [A]."""
+    axes.bar(bins[:-1], share, np.diff(bins), align="edge", color=INK if truth else LINES[0], edgecolor="white",
+             linewidth=0.6)  # fmt: skip
+    if np.isfinite(mean).any():
+        axes.plot(np.nanmedian(mean), 0, "^", color="#D55E00", markersize=7, clip_on=False, zorder=5)
+    axes.set_xlim(bins[0], bins[-1])
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(RULE)
+    axes.grid(axis="y", color=RULE, linewidth=0.5)
+    axes.set_axisbelow(True)
+
+
+def percent(axes: Any, top: float) -> None:
+    """The vertical axis: from zero to top percent, at most two numbers."""
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(2, steps=[1, 2, 5, 10], integer=True, prune="lower" if top > 2 else None)
+    axes.set_ylim(0, top)
+    steps = [1, 2, 5, 10]
+    axes.yaxis.set_major_locator(
+        MaxNLocator(2, steps=steps, integer=True, prune="lower" if top > 2 else None)
+    )
+    axes.yaxis.set_major_formatter("{x:.0f} %")

@@ -1,0 +1,123 @@
+"""The paper's layout: one colour scale, shared bins, each histogram under its triangle, and what must be refused."""
+
+import importlib
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from previa.errors import InputError
+from previa.show._look import landscapes
+from previa.show.histograms import shared_bins
+from previa.show.panels import panels
+from synthetic_previews import made_up, study
+
+THREE = ("airplane car ship truck", "cat dog", "deer dog frog horse")
+
+
+def columns(tasks, n, *, steps=10):
+    """The truth and n previews named as a script would name them."""
+    truth, previews = study(tasks, truth_steps=steps, steps=steps)
+    made = list(previews.values())
+    return truth, {f"Mixture, {i} components": made[i % len(made)] for i in range(n)}
+
+
+@pytest.fixture
+def drawn(monkeypatch, tmp_path):
+    """draw(*args, **options) -> the figure, before it is a file."""
+    module = importlib.import_module("previa.show.panels")
+    caught = []
+    monkeypatch.setattr(module, "save", lambda made, path: caught.append(made))
+
+    def draw(*args, **options):
+        panels(*args, tmp_path / "a.png", **options)
+        return caught.pop()
+
+    return draw
+
+
+def triangles(made):
+    return [axes for axes in made.axes if axes.name == "ternary"]
+
+
+def lower(made):
+    """The histograms: they alone have bars, of which the colour bar has none."""
+    return [
+        axes
+        for axes in made.axes
+        if axes.name != "ternary" and axes.patches and axes.get_label() != "<colorbar>"
+    ]
+
+
+@pytest.mark.parametrize(("T", "n"), [(2, 1), (2, 6), (3, 1), (3, 3), (3, 6)])
+def test_two_to_seven_columns_are_one_small_png(T, n, tmp_path):
+    truth, previews = columns(THREE[:T], n)
+    panels(truth, previews, tmp_path / "a.png", title="A study", unit="accuracy")
+    assert (tmp_path / "a.png").stat().st_size < 300_000
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.format == "PNG"
+        assert image.size[0] > 300 * (n + 1)  # a column stays as wide, however many there are
+
+
+def test_the_truth_and_the_previews_have_one_colour_scale(drawn):
+    made = drawn(*columns(THREE, 3))
+    scales = [axes.collections[0] for axes in triangles(made)]
+    assert len(scales) == 4
+    for one in scales[1:]:
+        assert np.array_equal(one.levels, scales[0].levels)
+        assert (one.norm.vmin, one.norm.vmax) == (scales[0].norm.vmin, scales[0].norm.vmax)
+
+
+def test_histograms_share_their_bins_and_axes_and_stand_under_their_triangles(drawn):
+    made = drawn(*columns(THREE, 3))
+    below = lower(made)
+    assert len(below) == 4
+    assert len({axes.get_xlim() for axes in below}) == len({axes.get_ylim() for axes in below}) == 1
+    for above, axes in zip(triangles(made), below, strict=True):
+        a, b = above.get_position(), axes.get_position()
+        assert (a.x0 + a.x1) == pytest.approx(b.x0 + b.x1)
+        assert b.y1 < a.y0
+
+
+def test_bars_count_every_weighting_and_share_bins_with_the_truth():
+    truth, previews = columns(THREE, 2)
+    _, lands = landscapes(truth, previews)
+    bins, shares, top = shared_bins(lands)
+    for method, land in lands.items():
+        assert shares[method].sum() == pytest.approx(100)  # percent: none lies outside of the bins
+        assert bins[0] <= land.mean.min() <= land.mean.max() <= bins[-1]
+        assert shares[method].max() < top
+
+
+def test_a_column_says_what_is_previewed_and_what_is_true_there(drawn):
+    truth, previews = columns(THREE, 1)
+    made = drawn(truth, previews, truth_label="Exact minimiser")
+    texts = [text.get_text() for text in made.texts]
+    name, preview = next(iter(previews.items()))
+    pick = int(np.argmax(preview.mean))
+    assert {"Exact minimiser", f"best {truth.mean.max():#.3g}", name} <= set(texts)
+    assert f"★ previewed {preview.mean[pick]:#.3g}, true {truth.mean[pick]:#.3g}" in texts
+
+
+def test_a_pick_where_the_truth_was_not_trained_has_no_true_score(drawn):
+    truth, previews = study(THREE, truth_steps=2, steps=10, methods=("simple",))
+    found = [t.get_text() for t in drawn(truth, previews).texts if "previewed" in t.get_text()]
+    assert len(found) == 1 + 1  # the column, and the caption
+    assert all("true 0" not in text for text in found)
+
+
+def test_failed_weightings_are_left_out_and_a_preview_without_scores_says_so(drawn):
+    truth, previews = columns(THREE, 1, steps=4)
+    nothing = made_up(THREE, steps=4, failed=range(15))
+    made = drawn(truth, {**previews, "broken": nothing, "holed": made_up(THREE, steps=4, failed=[3])})
+    assert "no weighting was scored" in [text.get_text() for text in made.texts]
+
+
+def test_other_numbers_of_tasks_and_too_many_columns_are_refused(tmp_path):
+    truth, previews = columns(("a", "b", "c", "d"), 2, steps=3)
+    with pytest.raises(InputError, match=r"two or three tasks\. Found 4.*contours"):
+        panels(truth, previews, tmp_path / "a.png")
+    with pytest.raises(InputError, match=re.escape("at most 6 previews")):
+        panels(*columns(THREE, 7, steps=3), tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
