@@ -193,12 +193,10 @@ def finish(
     """
     store.add_seconds("run", time.perf_counter() - started)
     store.put("finished", store.get("finished", 0) + 1)
-    judged = _results.judge(
-        store,
-        columns,
-        sizes=sizes or settings.get("sizes") or {},
-        roles=roles,
-    )
+    sizes = dict(sizes or settings.get("sizes") or {})
+    kept = {"columns": list(columns), "sizes": sizes, "roles": roles, "title": title, "unit": unit}
+    store.put("finish", kept)  # for tables that are made from the store
+    judged = _results.judge(store, columns, sizes=sizes, roles=roles)
     facts = {
         "name": options.name,
         "title": title,
