@@ -24,7 +24,7 @@ class Provenance:
     """
 
     family: str  # "isotropic" or "diagonal"
-    source: str  # "ivon", "squared_gradients", "adam", ...
+    source: str  # "ivon", "squared_gradients", "adam_moments", "snapshots", ...
     reduction: str  # "mean" or "sum"
     examples: int  # N_t
     batch_size: int | None = None
@@ -37,6 +37,7 @@ class Provenance:
     prior_precision: float | None = None
     prior_relative: float | None = None
     prior_share: float | None = None
+    power: float | None = None  # of Adam's second moments: 1 estimates squared gradients, 0.5 their root
     version: str = field(default_factory=lambda: version("previa"))
 
     def __post_init__(self) -> None:
@@ -57,8 +58,13 @@ class Provenance:
 
     @property
     def memory(self) -> float | None:
-        """beta2**steps, the weight that hess_init still has in IVON's Hessian: near 1 the merge is simple averaging."""
-        return None if self.beta2 is None or self.steps is None else float(self.beta2**self.steps)
+        """beta2**steps, the weight that hess_init still has in IVON's Hessian: near 1 the merge is simple averaging.
+
+        None where there is no such thing; Adam's moments are corrected for where they began.
+        """
+        if self.beta2 is None or self.steps is None or self.source == "adam_moments":
+            return None
+        return float(self.beta2**self.steps)
 
 
 def to_strings(provenance: Provenance) -> dict[str, str]:
@@ -94,7 +100,7 @@ def from_strings(strings: Mapping[str, str]) -> Provenance:
 def check_conventions(provenances: Mapping[str, Provenance]) -> None:
     """Raise InputError, naming the tasks, unless the precisions of all tasks (name -> provenance) are of one scale.
 
-    That is: one reduction for all; under "mean" one ess for all; under "sum" an ess, where there is one, equal to N_t.
+    That is: one reduction and one power for all; under "mean" one ess for all; under "sum" an ess, where there is one, equal to N_t.
     A silent mismatch would turn alpha_t into alpha_t * N_t.
     """
     if not provenances:
@@ -106,6 +112,11 @@ def check_conventions(provenances: Mapping[str, Provenance]) -> None:
                 f"task {name!r}: its precision is of the {other.reduction} of the losses, but that of {first!r} is of the "
                 f"{one.reduction}. The weights would count examples for one and not for the other: make both posteriors "
                 "with one reduction."
+            )
+        if (other.power or 1.0) != (one.power or 1.0):
+            raise InputError(
+                f"task {name!r}: its precision is of squared gradients to the power {other.power or 1.0:g}, but that of {first!r} "
+                f"to the power {one.power or 1.0:g}. These are numbers of different kinds: take one power for all tasks."
             )
         if one.reduction == "mean" and other.ess != one.ess:
             raise InputError(
