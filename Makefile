@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check docs benchmarks clean
+.PHONY: demo test check docs benchmarks experiments tables clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.done
@@ -26,6 +26,16 @@ docs: $(VENV)/dev.done
 
 benchmarks: $(VENV)/dev.done
 	for name in merge squared_gradients ivon_step sweep simplex; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+# make experiments SCALE=tiny: all of them in a minute or two, with numbers that mean nothing; SCALE=paper DEVICE=cuda: the paper's sizes.
+SCALE ?= small
+DEVICE ?= cpu
+
+experiments: $(VENV)/demo.done
+	$(BIN)/python experiments/all.py --scale $(SCALE) --device $(DEVICE)
+
+tables: $(VENV)/demo.done
+	for name in table1 table2 table3; do $(BIN)/python experiments/$$name.py || exit 1; done
 
 # An editable install: the source is used as it stands, so a change of code needs no new install.
 $(VENV)/demo.done: pyproject.toml constraints.txt

@@ -1,0 +1,255 @@
+"""The experiments run end to end at their tiniest, their results are what the docs say they are, and the tables add nothing."""
+
+import gzip
+import importlib
+import io
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from previa.study.simplex import find
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "experiments"
+RESULTS = ROOT / "docs" / "experiments"
+SCRIPTS = sorted(FOLDER.glob("fig*.py"))
+QUALITY = {
+    "regret_at_1", "regret_noise", "gain_over_uniform", "spearman", "spearman_top25", "pairwise_accuracy", "iou_top10",
+    "mse", "offset", "variance", "pick", "previewed_best", "true_score_at_pick", "seconds",
+}  # fmt: skip
+FACTS = {"name", "title", "command", "scale", "seed", "machine", "seconds", "unit", "settings", "tasks", "truth",
+         "methods", "recommended", "roles", "extra"}  # fmt: skip
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """module(name) -> a script of experiments/, imported as they import each other."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module
+
+
+def run(script, *arguments, **environment):
+    made = subprocess.run(
+        [sys.executable, str(script), *map(str, arguments)],
+        capture_output=True, text=True, cwd=ROOT, timeout=300, env={**os.environ, **environment},
+    )  # fmt: skip
+    assert made.returncode == 0, made.stdout + made.stderr
+    return made.stdout
+
+
+def check_facts(facts):
+    """What every NAME.json of `finish` must hold, and hold together."""
+    assert set(facts) >= FACTS
+    assert facts["command"].startswith(
+        f"python experiments/{facts['command'].split('/')[1].split('.py')[0]}.py "
+    )
+    assert set(facts["machine"]) == {"cores", "arch", "torch", "device"}
+    T, truth = len(facts["tasks"]), facts["truth"]
+    assert len(truth["best_alpha"]) == T
+    assert facts["recommended"]["method"] in facts["methods"]
+    assert set(facts["roles"].values()) <= set(facts["methods"])
+    assert facts["methods"]
+    for name, q in facts["methods"].items():
+        assert set(q) >= QUALITY, name
+        assert sum(q["pick"]) == pytest.approx(1, abs=1e-5)  # six digits are written
+        slack = 2e-5 * max(1, abs(truth["best_score"]), abs(q["mse"]))
+        assert q["true_score_at_pick"] + q["regret_at_1"] == pytest.approx(truth["best_score"], abs=slack), (
+            name
+        )
+        assert q["offset"] ** 2 + q["variance"] == pytest.approx(q["mse"], abs=slack), name
+        assert q["regret_at_1"] >= q["regret_at_k"] >= 0
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_every_figure_runs_end_to_end_and_again_at_the_tiny_scale(script, tmp_path):
+    arguments = "--scale", "tiny", "--out", tmp_path / "out", "--docs", tmp_path / "docs", "--workers", 1
+    printed = run(script, *arguments)
+    if skipped := re.search("^skipped: .*", printed, re.M):
+        pytest.skip(skipped[0])
+    assert "regret@1" in printed
+    made = {path.name: path for path in (tmp_path / "docs").iterdir()}
+    facts = [json.loads(path.read_text()) for name, path in made.items() if name.endswith(".json")]
+    assert facts
+    for one in facts:
+        check_facts(one)
+        assert one["scale"] == "tiny"
+        assert f"{one['name']}-tiny.png" in made
+    assert all(path.stat().st_size < 300_000 for path in made.values())
+    again = run(script, *arguments)  # nothing is left to do: the numbers are the same
+    assert again.count("regret@1") == printed.count("regret@1")
+    for one in facts:
+        after = json.loads(made[f"{one['name']}-tiny.json"].read_text())
+        assert {n: q["mse"] for n, q in after["methods"].items()} == {
+            n: q["mse"] for n, q in one["methods"].items()
+        }
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_committed_results_say_where_they_come_from_and_name_no_machine(path):
+    text = path.read_text(encoding="utf-8")
+    facts = json.loads(text)
+    assert len(text) < 300_000
+    assert not re.search(r'"(/|~|[A-Z]:\\)|/work|/home|/tmp|/Users', text)
+    assert facts["command"].startswith("python experiments/")
+    if path.stem.startswith("table"):
+        assert facts["rows"]
+    elif path.stem == "digits_posteriors":  # a mean over seeds
+        assert facts.keys() >= {"machine", "seconds", "mean"}
+        assert len(facts["seeds"]) == int(facts["command"].split()[-1])
+    else:
+        check_facts(facts)
+        assert facts["scale"] != "tiny"
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.png")), ids=lambda path: path.stem)
+def test_committed_pictures_are_small(path):
+    assert path.stat().st_size < 300_000
+
+
+def mock(module, tmp_path, name="fig8_mock", scale="small"):
+    """The facts of a made-up study of three tasks through options, open_store and finish."""
+    shared = module("_shared")
+    where = ["--scale", scale, "--out", str(tmp_path / name), "--docs", str(tmp_path)]
+    o = shared.options(name, "A mock.", where)
+    alphas = shared.weightings(3, 4, (1, 1, 4))
+    rng = np.random.default_rng(0)
+    draws = rng.random((3, 60))
+    with shared.open_store(o, tuple("abc"), {"n": 1}) as store:
+        for method, level in (("joint", 0.9), ("simple", 0.6), ("von", 0.7), ("mixture_20", 0.8)):
+            for row in store.missing(method, alphas):
+                scores = {
+                    t: (draws[i] < level * alphas[row][i] ** 0.3).astype("f") for i, t in enumerate("abc")
+                }
+                store.record(method, alphas[row], scores, seconds=0.1)
+        columns = [("joint", "Joint"), ("simple", "Simple"), ("von", "Hessian"), ("mixture_20", "Mixture")]
+        return shared.finish(
+            o, store, started=0.0, title="Mock", columns=columns, settings={"sizes": dict.fromkeys("abc", 1)}
+        )
+
+
+def test_finish_writes_numbers_that_agree_and_prints_all_methods(module, tmp_path, capsys):
+    facts = mock(module, tmp_path)
+    written = json.loads((tmp_path / "fig8_mock.json").read_text())
+    check_facts(written)
+    assert written["roles"] == {"simple": "simple", "hessian": "von", "mixture": "mixture_20"}
+    assert written["recommended"]["method"] == "mixture_20"
+    assert written["truth"]["uniform_score"] == pytest.approx(facts["truth"]["uniform_score"], rel=1e-5)
+    assert set(facts["methods"]["simple"]["per_task"]) == set("abc")
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("simple", "von", "mixture_20", "cannot be told from 0"))
+    assert str(tmp_path) not in json.dumps(written)
+
+
+def test_a_regret_above_the_noise_is_warned_of(module, capsys):
+    facts = {"title": "Mock", "methods": {}, "truth": {"best_score": 0.9, "uniform_score": None, "weightings": 3},
+             "recommended": {"method": "simple", "regret_at_1": 0.2, "regret_noise": 0.1, "within_noise": False}}  # fmt: skip
+    module("_results").show(facts)
+    assert "WARNING: the recommended weighting (simple) has a regret of 0.2000" in capsys.readouterr().out
+
+
+def test_another_size_of_a_study_does_not_mix_with_the_old_one(module, tmp_path):
+    mock(module, tmp_path)
+    shared = module("_shared")
+    o = shared.options("fig8_mock", "A mock.", ["--out", str(tmp_path / "fig8_mock")])
+    with pytest.raises(SystemExit, match=r"another study[\s\S]*To begin anew, remove"):
+        shared.open_store(o, tuple("abc"), {"n": 2})
+
+
+def test_weightings_are_the_grid_and_what_picks_are_held_against(module):
+    weightings = module("_shared").weightings
+    assert len(weightings(3, 4)) == 15 + 1
+    assert len(weightings(3, 3)) == 10  # uniform is one of them
+    rows = weightings(3, 4, (1, 1, 3))
+    assert len(rows) == 15 + 2
+    assert find(rows, (0.2, 0.2, 0.6)) is not None
+
+
+def test_an_experiment_without_its_data_says_so_and_ends_well(module, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("PREVIA_DATA", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["experiments/fig0_none.py"])
+    with pytest.raises(SystemExit) as end:
+        module("_shared").data("no-such-set", "train.npz")
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith("skipped: fig0_none needs no-such-set/train.npz")
+    (tmp_path / "set").mkdir()
+    assert module("_shared").data("set") == tmp_path / "set"
+
+
+def test_data_files_are_read_as_they_were_written(module, tmp_path):
+    shared, rng = module("_shared"), np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
+    blobs = []
+    for one in pixels:
+        memory = io.BytesIO()
+        Image.fromarray(one).save(memory, "PNG")
+        blobs.append(memory.getvalue())
+    offsets = np.cumsum([0, *map(len, blobs)])
+    np.savez(
+        tmp_path / "a.npz", blob=np.frombuffer(b"".join(blobs), "u1"), offsets=offsets, labels=np.arange(3)
+    )
+    found, labels = shared.images(tmp_path / "a.npz")
+    assert np.array_equal(found, pixels)
+    assert labels.tolist() == [0, 1, 2]
+    content = struct.pack(">4B3I", 0, 0, 8, 3, 3, 4, 12) + pixels.tobytes()
+    (tmp_path / "a.gz").write_bytes(gzip.compress(content))
+    assert np.array_equal(shared.idx(tmp_path / "a.gz"), pixels.reshape(3, 4, 12))
+
+
+def table(name, folder, *arguments):
+    """Make a table of what is in the folder: its text and its rows."""
+    run(FOLDER / f"{name}.py", "--docs", folder, *arguments)
+    return (folder / f"{name}.md").read_text(), json.loads((folder / f"{name}.json").read_text())["rows"]
+
+
+def test_tables_set_our_numbers_under_the_papers(module, tmp_path):
+    facts = mock(module, tmp_path)
+    text, rows = table("table1", tmp_path)
+    paper, ours, none = rows[0], rows[1], rows[3]
+    assert (paper["from"], ours["from"], none["from"]) == ("paper", "here, small", "not run here")
+    assert (paper["MSE simple"], paper["mixture / simple"], paper["regret@1"]) == (
+        "0.2067",
+        "0.22",
+        "0.4 / 1.0 / 0.0",
+    )
+    mse = {n: q["mse"] for n, q in facts["methods"].items()}
+    assert ours["mixture"] == f"{mse['mixture_20']:.4f}"
+    assert ours["Hessian / simple"] == f"{mse['von'] / mse['simple']:.2f}"
+    assert "| not run here |" in text
+    assert len(rows) == 7 * 2
+
+    _, rows = table("table2", tmp_path)
+    q = facts["methods"]["simple"]
+    assert rows[0]["mixture"] == "87.2 → 90.4"
+    assert rows[1]["simple"] == f"{100 * q['previewed_best']:.1f} → {100 * q['true_score_at_pick']:.1f}"
+    assert "within noise" in rows[1]["recommended: regret"]
+
+    _, rows = table("table3", tmp_path)
+    assert (rows[0]["mixture"], rows[0]["joint finetuning"]) == ("0.14, 0.46", "0.12, 0.46")
+    assert rows[1]["simple"] == ", ".join(f"{w:.2f}" for w in q["pick"][:-1])
+
+
+def test_a_table_from_a_store_is_the_table_from_its_json(module, tmp_path):
+    mock(module, tmp_path)
+    _, from_json = table("table1", tmp_path)
+    (tmp_path / "empty").mkdir()
+    _, from_store = table("table1", tmp_path / "empty", "--stores", tmp_path / "fig8_mock" / "results.sqlite")
+    assert from_store == from_json
+
+
+def test_the_papers_own_table_is_consistent(module):
+    """Its regrets are not negative, its weights lie in the simplex, and it has no mixture beyond figures 8, 9 and 3."""
+    for row in module("_tables").PAPER:
+        assert min(r for r in row.regret if r is not None) >= 0
+        for alpha in (*row.alphas, row.best_alpha):
+            assert alpha is None or 0 <= sum(alpha) <= 1
+        assert (
+            (row.mse[2] is None) == (row.score[2] is None) == (row.alphas[2] is None) == (row.figure in "467")
+        )
