@@ -20,11 +20,16 @@ SUMMARY = {
 }  # fmt: skip
 METHOD = {
     "mse", "offset", "spearman", "spearman_top25", "iou_top10", "regret_at_1", "regret_noise", "gain_over_uniform", "pick",
-    "seconds",
+    "seconds", "pareto",
+}  # fmt: skip
+PARETO = {
+    "near_share", "near_by_chance", "near_found", "exact_share", "exact_by_chance", "volume_share", "volume_by_chance", "luck",
+    "volume_true", "reference", "noise", "sentence", "previewed_front", "true_front",
 }  # fmt: skip
 TRUTH = {"best_alpha", "best_score", "uniform_score", "size_proportional_score", "weightings", "seconds"}
 RECOMMENDATION = {"alpha", "region_fraction", "sentence"}
-FILES = {"preview.csv", "summary.json", "contours.png", "histograms.png", "per_task.png", "report.html"}
+FIGURES = {"contours.png", "histograms.png", "per_task.png", "pareto.png"}
+FILES = {"preview.csv", "summary.json", *FIGURES, "report.html"}
 TASKS = ("a", "b", "c")
 SIZES = {"a": 100, "b": 50, "c": 50}
 ITEMS = 60
@@ -94,6 +99,8 @@ def test_the_summary_has_at_least_the_documented_keys(published):
     for quality in found["methods"].values():
         assert set(quality) >= METHOD
         assert sum(quality["pick"]) == pytest.approx(1)
+        assert set(quality["pareto"]) >= PARETO
+        assert quality["pareto"]["near_share"] is not None
     assert set(found["truth"]) >= TRUTH
     assert found["truth"]["weightings"] == 10
     assert set(found["recommendation"]) >= RECOMMENDATION
@@ -184,6 +191,7 @@ def is_without_truth(folder):
     for quality in summary["methods"].values():
         assert set(quality) >= METHOD
         assert quality["regret_at_1"] is None
+        assert quality["pareto"] is None
         assert sum(quality["pick"]) == pytest.approx(1)
 
 
@@ -208,6 +216,8 @@ def test_scores_that_are_one_number_leave_the_noise_unknown(tmp_path):
     for quality in summary["methods"].values():
         assert quality["regret_noise"] is None
         assert quality["regret_at_1"] is not None
+        assert quality["pareto"]["near_share"] is None
+        assert quality["pareto"]["exact_share"] is not None
     assert found.recommendation.region_rule == "range"
 
 

@@ -15,6 +15,7 @@ from previa import __version__
 from previa.errors import FileError, StoreError
 from previa.show._look import write
 from previa.study.compare import FEWEST, Comparison, Quality, compare
+from previa.study.pareto import Fronts, compare_fronts
 from previa.study.preview import Preview, metric_weights
 from previa.study.quality import ranking
 from previa.study.recommend import Recommendation, recommend
@@ -63,6 +64,8 @@ class Results:
     weights: Mapping[str, float]
     """how much each task counts in the mean score"""
     comparison: Comparison | None
+    fronts: Mapping[str, Fronts]
+    """the Pareto front of each preview that shares enough weightings with the truth"""
     recommendation: Recommendation
     summary: Mapping[str, Any]
 
@@ -89,8 +92,9 @@ class Results:
         w = {**(store.get("metric_weights") or {}), **(weights or {})}
         even, sizes = uniform(len(store.tasks)), _size_proportional(store)
         judged = {name: preview for name, preview in scored.items() if _comparable(truth, preview)}
-        comparison = None
+        comparison, fronts = None, {}
         if judged and truth is not None:
+            fronts = {name: compare_fronts(truth, preview, name=name) for name, preview in judged.items()}
             comparison = compare(truth, judged, uniform=even, size_proportional=sizes, weights=w)
         recommendation = recommend(
             previews[chosen],
@@ -103,8 +107,8 @@ class Results:
             weights=w,
         )
         return cls(
-            truth, previews, chosen, w, comparison, recommendation,
-            _summary(store, chosen, previews, truth, w, comparison, recommendation),
+            truth, previews, chosen, w, comparison, fronts, recommendation,
+            _summary(store, chosen, previews, truth, w, comparison, fronts, recommendation),
         )  # fmt: skip
 
 
@@ -191,17 +195,20 @@ def _comparable(truth: Preview | None, preview: Preview) -> bool:
 def _figures(found: Results, folder: Path, **options: Any) -> list[Path]:
     from previa.show.contours import contours
     from previa.show.histograms import histograms
+    from previa.show.pareto import pareto
     from previa.show.per_task import per_task
 
     paths = [folder / "contours.png", folder / "histograms.png", folder / "per_task.png"]
     for draw, path in zip((contours, histograms, per_task), paths, strict=True):
         draw(found.truth, found.previews, path, **options)
-    return paths
+    del options["weights"]  # a front does not depend on how much each task counts
+    pareto(found.truth, found.previews, folder / "pareto.png", **options)
+    return [*paths, folder / "pareto.png"]
 
 
 def _summary(
     store: Store, method: str, previews: Mapping[str, Preview], truth: Preview | None, weights: Mapping[str, float],
-    comparison: Comparison | None, recommendation: Recommendation,
+    comparison: Comparison | None, fronts: Mapping[str, Fronts], recommendation: Recommendation,
 ) -> dict[str, Any]:  # fmt: skip
     """summary.json: what a script would ask of a study; keys only ever get added while "schema" is 1.
 
@@ -216,6 +223,7 @@ def _summary(
             **_UNJUDGED,
             "pick": _pick(preview, weights),
             **judged["methods"].get(name, {}),
+            "pareto": fronts[name].to_dict() if name in fronts else None,
             "seconds": finetuning + preview.seconds,
             "seconds_merging_and_scoring": preview.seconds,
             "failed": int((~preview.ok).sum()),
