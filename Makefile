@@ -35,7 +35,7 @@ experiments: $(VENV)/demo.done
 	$(BIN)/python experiments/all.py --scale $(SCALE) --device $(DEVICE)
 
 tables: $(VENV)/demo.done
-	for name in table1 table2 table3; do $(BIN)/python experiments/$$name.py || exit 1; done
+	for name in table1 table2 table3 fronts; do $(BIN)/python experiments/$$name.py || exit 1; done
 
 # An editable install: the source is used as it stands, so a change of code needs no new install.
 $(VENV)/demo.done: pyproject.toml constraints.txt

@@ -1,6 +1,7 @@
 """The numbers of one experiment's store as plain JSON data, their table, and its pictures."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ import numpy as np
 from previa import compare
 from previa.show._look import write
 from previa.show.panels import panels
+from previa.show.pareto import pareto
 from previa.study.compare import Quality
-from previa.study.simplex import uniform
+from previa.study.pareto import compare_fronts
+from previa.study.preview import Preview
+from previa.study.simplex import find, uniform
 from previa.study.store import Store
 
 TRUTH = "joint"
@@ -35,6 +39,7 @@ KEPT = (
     "seconds",
 )
 KEPT_PER_TASK = ("regret_at_1", "spearman", "mse")
+LISTS = ("true_front", "previewed_front", "true_scores_at_previewed_front")
 DIGITS = 6  # of every number that is written
 
 
@@ -85,7 +90,14 @@ def judge(
         "roles": roles,
         "recommended": verdict(recommended, found.methods[recommended]),
         "methods": methods,
+        "pareto": {name: front(truth, previews[name]) for name in methods},
     }
+
+
+def front(truth: Preview, preview: Preview) -> dict[str, Any]:
+    """How well the preview knows the Pareto front, without the lists of weightings, which the store has."""
+    found = compare_fronts(truth, preview).to_dict()
+    return {key: value for key, value in found.items() if key not in LISTS}
 
 
 def guessed_roles(names: Sequence[str]) -> dict[str, str]:
@@ -111,18 +123,21 @@ def verdict(name: str, q: Quality) -> dict[str, Any]:
 
 def write_json(path: Path, facts: Mapping[str, Any]) -> None:
     """The facts with numbers of six digits, one entry a line."""
-    write(path, (json.dumps(_rounded(facts), indent=1, allow_nan=False) + "\n").encode())
+    text = json.dumps(_rounded(facts), indent=1, allow_nan=False)
+    text = re.sub(r"\[[^][{}]*\]", lambda found: re.sub(r"\n\s*", " ", found[0]), text)  # a list is one line
+    write(path, (text + "\n").encode())
 
 
 def draw(
     store: Store, columns: Sequence[tuple[str, str]], folder: Path, stem: str, *, title: str, unit: str
 ) -> None:
-    """NAME.png: the truth and the chosen previews in the paper's layout."""
+    """NAME.png: the truth and the chosen previews in the paper's layout; NAME-pareto.png: their fronts."""
     labels = dict(columns)
     previews = {labels[name]: store.preview(name) for name, _ in columns if name != TRUTH}
     truth = store.preview(TRUTH)
     path = folder / f"{stem}.png"
     panels(truth, previews, path, title=title, unit=unit, truth_label=labels.get(TRUTH, TRUTH))
+    pareto(truth, previews, folder / f"{stem}-pareto.png", title=title, unit=unit)
 
 
 def show(facts: Mapping[str, Any]) -> None:
@@ -151,11 +166,8 @@ def show(facts: Mapping[str, Any]) -> None:
     print(f"\n{facts['title']}: previews judged by joint finetuning, best regret first\n")
     console.print(table)
     truth, chosen = facts["truth"], facts["recommended"]
-    print(
-        f"\nBest of {truth['weightings']} joint runs: {truth['best_score']:.4f}; uniform weights: {truth['uniform_score']:.4f}."
-        if truth["uniform_score"] is not None
-        else f"\nBest of {truth['weightings']} joint runs: {truth['best_score']:.4f}."
-    )
+    even = "" if truth["uniform_score"] is None else f"; uniform weights: {truth['uniform_score']:.4f}"
+    print(f"\nBest of {truth['weightings']} joint runs: {truth['best_score']:.4f}{even}.")
     noise = chosen["regret_noise"]
     if chosen["within_noise"] is False:
         print(
@@ -167,11 +179,10 @@ def show(facts: Mapping[str, Any]) -> None:
             f"The recommended weighting ({chosen['method']}) has a regret of {chosen['regret_at_1']:.4f}; up to {noise:.4f} "
             "cannot be told from 0."
         )
+    print(f"Its Pareto front: {facts['pareto'][chosen['method']]['sentence']}")
 
 
-def _score(truth: Any, alpha: Any) -> float | None:
-    from previa.study.simplex import find
-
+def _score(truth: Preview, alpha: Any) -> float | None:
     row = find(truth.alphas, alpha)
     return None if row is None or not truth.ok[row] else float(truth.mean[row])
 

@@ -5,7 +5,7 @@ Ours are read from docs/experiments/*.json, which `finish` writes, and from stor
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from previa.show._look import write
 from previa.study.store import Store
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "experiments"
+BESIDE = ("figure", "setting", "from")  # the first columns of `rows`
 ROLES = ("simple", "hessian", "mixture")
 HEADS = {"simple": "simple", "hessian": "Hessian", "mixture": "mixture"}
 Three = tuple[Any, Any, Any]
@@ -156,10 +157,10 @@ def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def run(
-    name: str, doc: str, title: str, head: Sequence[str], line: Line, notes: Callable[[Sequence[Study]], str], *,
-    only: Callable[[Sequence[Study]], list[Study]] = list,
+    name: str, doc: str, title: str, head: Sequence[str], body: Callable[[Sequence[Study]], Iterable[Sequence[str]]],
+    notes: Callable[[Sequence[Study]], str],
 ) -> None:  # fmt: skip
-    """The program of one table: read, print, write NAME.md and NAME.json; only: which studies have what it shows."""
+    """The program of one table: read, print, write NAME.md and NAME.json; body: its rows, notes: what is above it."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--docs", type=Path, default=DOCS, help="the folder of the experiments' JSON, and of the table"
@@ -168,16 +169,15 @@ def run(
         "--stores", type=Path, nargs="*", default=[], help="results.sqlite of further studies"
     )
     args = parser.parse_args()
-    found = only(studies(args.docs, args.stores))
-    body = [list(row) for row in rows(found, line)]
-    head = ["figure", "setting", "from", *head]
-    table = markdown(head, body)
+    found = studies(args.docs, args.stores)
+    lines = [list(row) for row in body(found)]
+    table = markdown(head, lines)
     page = f"# {title}\n\n{notes(found)}\n\n{table}\n\nMade by `python experiments/{name}.py` from the JSON files beside it.\n"
     write(args.docs / f"{name}.md", page.encode())
     facts = {
         "table": name,
         "command": f"python experiments/{name}.py",
-        "rows": [dict(zip(head, row, strict=True)) for row in body],
+        "rows": [dict(zip(head, row, strict=True)) for row in lines],
     }
     write(args.docs / f"{name}.json", (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode())
     print(f"{title}\n\n{table}\n")

@@ -14,7 +14,7 @@ from pathlib import Path
 from _shared import ROOT, SCALES
 
 HERE = Path(__file__).resolve().parent
-TABLES = ("table1", "table2", "table3")
+TABLES = ("table1", "table2", "table3", "fronts")
 
 
 def main() -> int:

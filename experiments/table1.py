@@ -5,7 +5,7 @@ Run: python experiments/table1.py [--docs FOLDER] [--stores results.sqlite ...]
 
 from collections.abc import Sequence
 
-from _tables import HEADS, ROLES, Paper, Study, run, shown, triple
+from _tables import BESIDE, HEADS, ROLES, Paper, Study, rows, run, shown, triple
 
 NOTES = """The mean squared difference between the mean score of merged models and of joint finetuning, over all weightings (shares squared,
 BLEU squared for figure 7). `Hessian / simple` and `mixture / simple` compare across test sets and scales; below 1 is better than
@@ -43,6 +43,6 @@ def notes(found: Sequence[Study]) -> str:
 
 
 if __name__ == "__main__":
-    head = [f"MSE {HEADS[role]}" if role == "simple" else HEADS[role] for role in ROLES]
-    extra = ["Hessian / simple", "mixture / simple", "regret@1", "noise floor", "Spearman"]
-    run("table1", __doc__, "Table 1: error of the previews", [*head, *extra], line, notes)
+    head = [*BESIDE, *(f"MSE {HEADS[role]}" if role == "simple" else HEADS[role] for role in ROLES)]
+    head += ["Hessian / simple", "mixture / simple", "regret@1", "noise floor", "Spearman"]
+    run("table1", __doc__, "Table 1: error of the previews", head, lambda found: rows(found, line), notes)

@@ -5,7 +5,7 @@ Run: python experiments/table2.py [--docs FOLDER] [--stores results.sqlite ...]
 
 from collections.abc import Sequence
 
-from _tables import HEADS, ROLES, Paper, Study, run
+from _tables import BESIDE, HEADS, ROLES, Paper, Study, rows, run
 
 NOTES = """Each cell: the best previewed score → the score of joint finetuning at the weights that it picks, mean over tasks, in percent (BLEU for
 figure 7). `best` is the best of joint finetuning over the grid, `uniform` joint finetuning at equal weights. The last column, ours alone: the regret
@@ -50,5 +50,6 @@ def picking(found: Sequence[Study]) -> list[Study]:
 
 
 if __name__ == "__main__":
-    head = [*(HEADS[role] for role in ROLES), "best", "uniform", "recommended: regret"]
-    run("table2", __doc__, "Table 2: the best weighting by preview", head, line, notes, only=picking)
+    head = [*BESIDE, *(HEADS[role] for role in ROLES), "best", "uniform", "recommended: regret"]
+    title = "Table 2: the best weighting by preview"
+    run("table2", __doc__, title, head, lambda found: rows(picking(found), line), notes)

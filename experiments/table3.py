@@ -5,7 +5,7 @@ Run: python experiments/table3.py [--docs FOLDER] [--stores results.sqlite ...]
 
 from collections.abc import Sequence
 
-from _tables import HEADS, ROLES, Paper, Study, run
+from _tables import BESIDE, HEADS, ROLES, Paper, Study, rows, run
 from table2 import picking
 
 NOTES = """The weights alpha of the best previewed score, all but the last task's (they sum to 1), and of the best joint finetuning. Where the truth is flat many
@@ -28,5 +28,6 @@ def weights(alpha: Sequence[float] | None) -> str:
 
 
 if __name__ == "__main__":
-    head = [*(HEADS[role] for role in ROLES), "joint finetuning"]
-    run("table3", __doc__, "Table 3: the best weights", head, line, lambda found: NOTES, only=picking)
+    head = [*BESIDE, *(HEADS[role] for role in ROLES), "joint finetuning"]
+    title = "Table 3: the best weights"
+    run("table3", __doc__, title, head, lambda found: rows(picking(found), line), lambda found: NOTES)

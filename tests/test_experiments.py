@@ -6,9 +6,13 @@ import io
 import json
 import os
 import re
+import runpy
+import shutil
 import struct
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +30,7 @@ QUALITY = {
     "mse", "offset", "variance", "pick", "previewed_best", "true_score_at_pick", "seconds",
 }  # fmt: skip
 FACTS = {"name", "title", "command", "scale", "seed", "machine", "seconds", "unit", "settings", "tasks", "truth",
-         "methods", "recommended", "roles", "extra"}  # fmt: skip
+         "methods", "recommended", "pareto", "roles", "extra"}  # fmt: skip
 
 
 @pytest.fixture
@@ -56,7 +60,7 @@ def check_facts(facts):
     assert len(truth["best_alpha"]) == T
     assert facts["recommended"]["method"] in facts["methods"]
     assert set(facts["roles"].values()) <= set(facts["methods"])
-    assert facts["methods"]
+    assert facts["methods"].keys() == facts["pareto"].keys()
     for name, q in facts["methods"].items():
         assert set(q) >= QUALITY, name
         assert sum(q["pick"]) == pytest.approx(1, abs=1e-5)  # six digits are written
@@ -82,6 +86,7 @@ def test_every_figure_runs_end_to_end_and_again_at_the_tiny_scale(script, tmp_pa
         check_facts(one)
         assert one["scale"] == "tiny"
         assert f"{one['name']}-tiny.png" in made
+        assert f"{one['name']}-tiny-pareto.png" in made
     assert all(path.stat().st_size < 300_000 for path in made.values())
     again = run(script, *arguments)  # nothing is left to do: the numbers are the same
     assert again.count("regret@1") == printed.count("regret@1")
@@ -99,7 +104,7 @@ def test_committed_results_say_where_they_come_from_and_name_no_machine(path):
     assert len(text) < 300_000
     assert not re.search(r'"(/|~|[A-Z]:\\)|/work|/home|/tmp|/Users', text)
     assert facts["command"].startswith("python experiments/")
-    if path.stem.startswith("table"):
+    if path.stem.startswith("table") or path.stem == "fronts":
         assert facts["rows"]
     elif path.stem == "digits_posteriors":  # a mean over seeds
         assert facts.keys() >= {"machine", "seconds", "mean"}
@@ -114,51 +119,69 @@ def test_committed_pictures_are_small(path):
     assert path.stat().st_size < 300_000
 
 
-def mock(module, tmp_path, name="fig8_mock", scale="small"):
-    """The facts of a made-up study of three tasks through options, open_store and finish."""
-    shared = module("_shared")
-    where = ["--scale", scale, "--out", str(tmp_path / name), "--docs", str(tmp_path)]
-    o = shared.options(name, "A mock.", where)
-    alphas = shared.weightings(3, 4, (1, 1, 4))
-    rng = np.random.default_rng(0)
-    draws = rng.random((3, 60))
-    with shared.open_store(o, tuple("abc"), {"n": 1}) as store:
-        for method, level in (("joint", 0.9), ("simple", 0.6), ("von", 0.7), ("mixture_20", 0.8)):
-            for row in store.missing(method, alphas):
-                scores = {
-                    t: (draws[i] < level * alphas[row][i] ** 0.3).astype("f") for i, t in enumerate("abc")
-                }
-                store.record(method, alphas[row], scores, seconds=0.1)
-        columns = [("joint", "Joint"), ("simple", "Simple"), ("von", "Hessian"), ("mixture_20", "Mixture")]
-        return shared.finish(
-            o, store, started=0.0, title="Mock", columns=columns, settings={"sizes": dict.fromkeys("abc", 1)}
+@dataclass(frozen=True)
+class Mock:
+    """A made-up study of three tasks that went through options, open_store and finish, once for all tests."""
+
+    facts: dict
+    printed: str
+    out: Path
+    docs: Path
+
+
+@pytest.fixture(scope="module")
+def mock(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mock")
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
+        patch.syspath_prepend(str(FOLDER))
+        shared = importlib.import_module("_shared")
+        o = shared.options(
+            "fig8_mock", "A mock.", ["--out", str(folder / "out"), "--docs", str(folder / "docs")]
         )
+        alphas = shared.weightings(3, 4, (1, 1, 4))
+        draws = np.random.default_rng(0).random((3, 60))
+        with shared.open_store(o, tuple("abc"), {"n": 1}) as store:
+            for method, level in (("joint", 0.9), ("simple", 0.6), ("von", 0.7), ("mixture_20", 0.8)):
+                for row in store.missing(method, alphas):
+                    scores = {
+                        t: (draws[i] < level * alphas[row][i] ** 0.3).astype("f") for i, t in enumerate("abc")
+                    }
+                    store.record(method, alphas[row], scores, seconds=0.1)
+            columns = [
+                ("joint", "Joint"),
+                ("simple", "Simple"),
+                ("von", "Hessian"),
+                ("mixture_20", "Mixture"),
+            ]
+            settings = {"sizes": dict.fromkeys("abc", 1)}
+            facts = shared.finish(o, store, started=0.0, title="Mock", columns=columns, settings=settings)
+    return Mock(facts, printed.getvalue(), folder / "out", folder / "docs")
 
 
-def test_finish_writes_numbers_that_agree_and_prints_all_methods(module, tmp_path, capsys):
-    facts = mock(module, tmp_path)
-    written = json.loads((tmp_path / "fig8_mock.json").read_text())
+def test_finish_writes_numbers_that_agree_and_prints_all_methods(mock):
+    facts, written = mock.facts, json.loads((mock.docs / "fig8_mock.json").read_text())
     check_facts(written)
     assert written["roles"] == {"simple": "simple", "hessian": "von", "mixture": "mixture_20"}
     assert written["recommended"]["method"] == "mixture_20"
     assert written["truth"]["uniform_score"] == pytest.approx(facts["truth"]["uniform_score"], rel=1e-5)
     assert set(facts["methods"]["simple"]["per_task"]) == set("abc")
-    printed = capsys.readouterr().out
-    assert all(name in printed for name in ("simple", "von", "mixture_20", "cannot be told from 0"))
-    assert str(tmp_path) not in json.dumps(written)
+    assert all(name in mock.printed for name in ("simple", "von", "mixture_20", "cannot be told from 0"))
+    assert str(mock.docs.parent) not in json.dumps(written)
+    assert {path.name for path in mock.docs.iterdir()} == {
+        f"fig8_mock{end}" for end in (".json", ".png", "-pareto.png")
+    }
 
 
 def test_a_regret_above_the_noise_is_warned_of(module, capsys):
-    facts = {"title": "Mock", "methods": {}, "truth": {"best_score": 0.9, "uniform_score": None, "weightings": 3},
+    facts = {"title": "Mock", "methods": {}, "pareto": {"simple": {"sentence": "Well."}}, "truth": {"best_score": 0.9, "uniform_score": None, "weightings": 3},
              "recommended": {"method": "simple", "regret_at_1": 0.2, "regret_noise": 0.1, "within_noise": False}}  # fmt: skip
     module("_results").show(facts)
     assert "WARNING: the recommended weighting (simple) has a regret of 0.2000" in capsys.readouterr().out
 
 
-def test_another_size_of_a_study_does_not_mix_with_the_old_one(module, tmp_path):
-    mock(module, tmp_path)
+def test_another_size_of_a_study_does_not_mix_with_the_old_one(module, mock):
     shared = module("_shared")
-    o = shared.options("fig8_mock", "A mock.", ["--out", str(tmp_path / "fig8_mock")])
+    o = shared.options("fig8_mock", "A mock.", ["--out", str(mock.out)])
     with pytest.raises(SystemExit, match=r"another study[\s\S]*To begin anew, remove"):
         shared.open_store(o, tuple("abc"), {"n": 2})
 
@@ -203,15 +226,25 @@ def test_data_files_are_read_as_they_were_written(module, tmp_path):
     assert np.array_equal(shared.idx(tmp_path / "a.gz"), pixels.reshape(3, 4, 12))
 
 
-def table(name, folder, *arguments):
-    """Make a table of what is in the folder: its text and its rows."""
-    run(FOLDER / f"{name}.py", "--docs", folder, *arguments)
-    return (folder / f"{name}.md").read_text(), json.loads((folder / f"{name}.json").read_text())["rows"]
+@pytest.fixture
+def table(monkeypatch, module, tmp_path):
+    """table(name, *files) -> the text and the rows of a table of copies of these JSON files."""
+
+    def make(name, *files, stores=()):
+        folder = tmp_path / f"{name}-{len(files)}"
+        folder.mkdir()
+        for file in files:
+            shutil.copy(file, folder)
+        monkeypatch.setattr(sys, "argv", [name, "--docs", str(folder), "--stores", *map(str, stores)])
+        runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+        return (folder / f"{name}.md").read_text(), json.loads((folder / f"{name}.json").read_text())["rows"]
+
+    return make
 
 
-def test_tables_set_our_numbers_under_the_papers(module, tmp_path):
-    facts = mock(module, tmp_path)
-    text, rows = table("table1", tmp_path)
+def test_tables_set_our_numbers_under_the_papers(mock, table):
+    facts, file = mock.facts, mock.docs / "fig8_mock.json"
+    text, rows = table("table1", file)
     paper, ours, none = rows[0], rows[1], rows[3]
     assert (paper["from"], ours["from"], none["from"]) == ("paper", "here, small", "not run here")
     assert (paper["MSE simple"], paper["mixture / simple"], paper["regret@1"]) == (
@@ -225,23 +258,38 @@ def test_tables_set_our_numbers_under_the_papers(module, tmp_path):
     assert "| not run here |" in text
     assert len(rows) == 7 * 2
 
-    _, rows = table("table2", tmp_path)
+    _, rows = table("table2", file)
     q = facts["methods"]["simple"]
     assert rows[0]["mixture"] == "87.2 → 90.4"
     assert rows[1]["simple"] == f"{100 * q['previewed_best']:.1f} → {100 * q['true_score_at_pick']:.1f}"
     assert "within noise" in rows[1]["recommended: regret"]
 
-    _, rows = table("table3", tmp_path)
+    _, rows = table("table3", file)
     assert (rows[0]["mixture"], rows[0]["joint finetuning"]) == ("0.14, 0.46", "0.12, 0.46")
     assert rows[1]["simple"] == ", ".join(f"{w:.2f}" for w in q["pick"][:-1])
 
 
-def test_a_table_from_a_store_is_the_table_from_its_json(module, tmp_path):
-    mock(module, tmp_path)
-    _, from_json = table("table1", tmp_path)
-    (tmp_path / "empty").mkdir()
-    _, from_store = table("table1", tmp_path / "empty", "--stores", tmp_path / "fig8_mock" / "results.sqlite")
+def test_the_fronts_of_every_preview_stand_beside_chance(mock, table):
+    facts = mock.facts
+    text, rows = table("fronts", mock.docs / "fig8_mock.json")
+    assert [row["method"] for row in rows] == list(facts["methods"])
+    assert rows[0]["study"] == "fig8_mock (small)"
+    assert rows[0]["near-optimal"] == f"{facts['pareto']['simple']['near_share']:.2f}"
+    assert "by chance" in text
+
+
+def test_a_table_from_a_store_is_the_table_from_its_json(mock, table):
+    _, from_json = table("table1", mock.docs / "fig8_mock.json")
+    _, from_store = table("table1", stores=[mock.out / "results.sqlite"])
     assert from_store == from_json
+
+
+def test_the_digits_are_a_row_though_they_are_a_mean_over_seeds(table):
+    _, rows = table("table1", RESULTS / "digits_posteriors.json")
+    assert rows[-1]["setting"] == "MLP on digits, mean of 8 seeds"
+    assert rows[-1]["mixture / simple"] == "0.70"
+    _, rows = table("table2", RESULTS / "digits_posteriors.json")  # which has picks, not means of them
+    assert rows[-1]["from"] == "not run here"
 
 
 def test_the_papers_own_table_is_consistent(module):
