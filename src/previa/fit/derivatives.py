@@ -48,9 +48,7 @@ def evaluated(
     Raises ParamsError where shapes are not [S], [S, P], [S, P, P]; NotFiniteError saying ``where`` for NaN or infinity.
     """
     S, P = theta.shape
-    size = max(1, ENTRIES // max(1, P * P))
-    for start in range(0, S, size):
-        rows = slice(start, min(start + size, S))
+    for rows in chunks(S, P):
         n = rows.stop - rows.start
         parts = derivatives(theta[rows])
         shapes = {"loss": (n,), "gradient": (n, P), "Hessian": (n, P, P)}
@@ -67,3 +65,9 @@ def evaluated(
                 )
         loss, gradient, H = (part.detach().to(theta) for part in parts)
         yield rows, loss, gradient, H
+
+
+def chunks(matrices: int, P: int) -> Iterator[slice]:
+    """Ranges of so many matrices [P, P] as fit in 256 MB."""
+    size = max(1, ENTRIES // max(1, P * P))
+    return (slice(start, min(start + size, matrices)) for start in range(0, matrices, size))

@@ -14,7 +14,7 @@ from previa.errors import InputError
 from previa.fit.derivatives import Derivatives, evaluated
 
 Watch = Callable[[int, float], object]
-"""Called after each step with (its number from 1, the estimate of the ELBO before it): progress, and how well the fit goes."""
+"""Called after each step with (its number from 1, an estimate of the ELBO before it): for progress, and to see it rise."""
 
 
 def von(
@@ -25,16 +25,18 @@ def von(
     lr: float = 0.1,
     samples: int = 3,
     steps: int = 25,
-    averaged: float = 0.5,
+    averaged: float = 0.25,
     generator: Generator,
     watch: Watch | None = None,
 ) -> Full:
-    """N(m, S^-1) that minimises E_q[l] - entropy(q), i.e. KL(q || exp(-l)/Z) (eq. 7), for l = SUM loss - log p0.
+    """N(m, S^-1) that minimises KL(q || exp(-l)/Z) (eq. 7), for l = SUM loss - log p0; settings of App. B.2.
 
-    z_s ~ N(m, S^-1);  S <- (1-lr) S + lr mean Hess l(z_s);  m <- m - lr S^-1 mean grad l(z_s), with the new S.
-    From N(start, precision^-1), ``precision`` a number or a matrix [P, P]; all in float64, one Cholesky factor a step.
-    Where that S is not positive definite (l is not convex) the step is S + lr G + lr^2/2 G S^-1 G, G = mean Hess l - S,
-    which always is (Lin, Schmidt, Khan 2020).
+    z_s ~ N(m, S^-1);  S <- (1-lr) S + lr mean Hess l(z_s);  m <- m - lr S^-1 mean [grad l + grad log q](z_s), with the new S.
+    grad log q(z) = S (m - z) has mean zero: it takes noise away, all of it where l is quadratic. Where that S is not positive
+    definite (l is not convex) the step is ``stepped``'s. All in float64, one Cholesky factor a step.
+
+    start, precision: the Gaussian to begin with, precision a number or a matrix [P, P]. The start is forgotten as (1-lr)^steps:
+    with 25 steps a precision near the Hessian at ``start`` is worth more than any other setting.
     averaged: the share of the steps, the last ones, whose natural parameters (S, S m) are averaged; 0 keeps the last iterate.
     Raises InputError for a bad setting, ParamsError and NotFiniteError for bad derivatives, PrecisionError for a bad precision.
     """
@@ -44,18 +46,18 @@ def von(
     q = Full(start, as_matrix(precision, start))
     m, S = Flat.of(q.mean).vector, q.precision
     L = torch.linalg.cholesky(S)
-    natural = torch.zeros_like(S), torch.zeros_like(m)
     kept = max(1, math.floor(averaged * steps))
+    natural = torch.zeros_like(S), torch.zeros_like(m)
     for step in range(1, steps + 1):
-        eps = torch.randn(samples, len(m), dtype=m.dtype, generator=generator, device=generator.device).to(m)
+        eps = normal(samples, m, generator)
         z = m + torch.linalg.solve_triangular(L.mT, eps.mT, upper=True).mT
-        loss, g, H = torch.zeros_like(m[0]), torch.zeros_like(m), torch.zeros_like(S)
+        loss, g, H = torch.zeros_like(m[0]), -(eps @ L.mT).mean(0), torch.zeros_like(S)  # g: of log q
         for _, some, gs, Hs in evaluated(derivatives, z, f"von, step {step}"):
             loss += some.sum() / samples
             g += gs.sum(0) / samples
             H += Hs.sum(0) / samples
         entropy = 0.5 * len(m) * (1 + math.log(2 * math.pi)) - L.diagonal().log().sum()
-        S, L = stepped(S, L, 0.5 * (H + H.mT) - S, lr)
+        (S,), (L,) = stepped(S[None], L[None], 0.5 * (H + H.mT)[None] - S, lr)
         m = m - lr * torch.cholesky_solve(g.unsqueeze(-1), L).squeeze(-1)
         if step > steps - kept:
             natural[0].add_(S, alpha=1 / kept)
@@ -66,23 +68,34 @@ def von(
 
 
 def stepped(S: Tensor, L: Tensor, G: Tensor, lr: float) -> tuple[Tensor, Tensor]:
-    """(new S, its Cholesky factor): S + lr G where that is positive definite, else S + lr G + lr^2/2 G S^-1 G. L L' = S."""
+    """(new S, its Cholesky factors) of S [n, P, P] with factors L and directions G: S + lr G where that is positive definite.
+
+    Where it is not, S + lr G + lr^2/2 G S^-1 G = S/2 + (S + lr G) S^-1 (S + lr G)/2, which always is (Lin, Schmidt, Khan 2020).
+    """
     new = S + lr * G
-    factor, info = torch.linalg.cholesky_ex(new)
-    if int(info):
-        half = torch.linalg.solve_triangular(L, G, upper=False)
-        new = new + 0.5 * lr**2 * half.mT @ half
-        factor = torch.linalg.cholesky(new)
-    return new, factor
+    factors, info = torch.linalg.cholesky_ex(new)
+    bad = info != 0
+    if bool(bad.any()):
+        half = torch.linalg.solve_triangular(L[bad], G[bad], upper=False)
+        new[bad] += 0.5 * lr**2 * half.mT @ half
+        factors[bad] = torch.linalg.cholesky(new[bad])
+    return new, factors
+
+
+def normal(rows: int, like: Tensor, generator: Generator) -> Tensor:
+    """eps ~ N(0, 1) [rows, P] for like [..., P], drawn on the generator's device."""
+    return torch.randn(
+        rows, like.shape[-1], dtype=like.dtype, generator=generator, device=generator.device
+    ).to(like)
 
 
 def as_matrix(precision: float | Tensor, start: Params) -> Tensor:
     """precision times the identity [P, P] for a number; a matrix as it is."""
-    precision = torch.as_tensor(precision).detach().double()
-    if precision.dim():
-        return precision
-    P = Flat.of(start).layout.size
-    return precision.to(Flat.of(start).vector.device) * torch.eye(P, dtype=torch.float64)
+    vector = Flat.of(start).vector
+    precision = torch.as_tensor(precision).detach().to(vector.device, torch.float64)
+    return (
+        precision if precision.dim() else precision * torch.eye(len(vector)).to(vector.device, torch.float64)
+    )
 
 
 def check_settings(who: str, *, lr: float, samples: int, steps: int) -> None:
