@@ -3,6 +3,7 @@
 import numpy as np
 
 from previa.show import write_report
+from previa.study.pareto import compare_fronts
 from previa.study.preview import Preview
 from previa.study.simplex import grid
 
@@ -77,5 +78,6 @@ def written(
         path, name=name, tasks=tasks, convention="mean", truth=truth, previews=previews,
         comparison=None if bare else comparison, recommendation={} if bare else recommendation,
         facts={} if bare else facts,
+        fronts={} if bare or truth is None else {m: compare_fronts(truth, p) for m, p in previews.items()},
     )  # fmt: skip
     return path

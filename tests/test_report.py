@@ -13,6 +13,7 @@ from previa.errors import FileError, InputError
 from previa.show import write_report
 from previa.show.report import _led
 from previa.study.compare import compare
+from previa.study.pareto import compare_fronts
 from previa.study.recommend import recommend
 from synthetic_previews import made_up, study, written
 
@@ -142,6 +143,21 @@ def test_what_compare_and_recommend_return_goes_in_as_it_is(tmp_path):
     assert data["recommendation"]["alpha"] == pytest.approx(list(advice.alpha))
     picked = data["methods"][-1]
     assert data["designs"][picked["design"]][picked["pick"]] == pytest.approx(list(advice.alpha))
+
+
+def test_fronts_go_in_as_rows_of_the_truth(tmp_path):
+    truth, previews = study(TASKS, steps=6, truth_steps=3, methods=("simple", "mixture"))
+    data = embedded(written(tmp_path / "r.html", TASKS, truth, previews).read_text())
+    assert data["pairs"] == [[0, 1], [0, 2], [1, 2]]
+    for method, preview in previews.items():
+        found, front = compare_fronts(truth, preview), data["fronts"][method]
+        assert front["rows"] == list(range(len(truth)))
+        assert front["previewed"] == np.flatnonzero(found.on_previewed).tolist()
+        assert front["good"] == np.flatnonzero(found.on_true).tolist()  # no items: noise unknown
+        assert front["sentence"] == found.sentence
+        assert front["noise"] is None
+    alone = embedded(written(tmp_path / "r.html", TASKS, None, previews).read_text())
+    assert alone["fronts"] == {}
 
 
 def test_the_first_sentences_lead_and_the_rest_follows():

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from previa.study.compare import compare
+from previa.study.pareto import compare_fronts, front
 from synthetic_previews import made_up, study, written
 
 sync_playwright = pytest.importorskip(
@@ -206,6 +207,57 @@ def test_two_tasks_are_curves_and_four_are_points_and_a_table(opened, T):
         assert page.locator("#weightings tbody tr").first.locator("td").nth(1).inner_text() == "1.00"
         page.locator("select").first.select_option("3")
         assert "score on law" in page.locator("figure").first.text_content()
+
+
+@pytest.mark.parametrize("T", [2, 3, 4])
+def test_trade_offs_show_each_weighting_at_its_true_scores_in_every_pair_of_tasks(opened, T):
+    truth, previews = study(TASKS[T], steps=6, truth_steps=3)
+    found = {method: compare_fronts(truth, preview) for method, preview in previews.items()}
+    page = opened(TASKS[T], truth, previews)
+    assert page.locator("#front-sentence").inner_text() == found["mixture"].sentence
+    charts = page.locator("#fronts figure")
+    assert charts.count() == {2: 1, 3: 3, 4: 3}[T]
+    for method in ("simple", "mixture"):
+        page.locator(f"input[name=method][value={method}]").check()
+        on, good = found[method].on_previewed, found[method].on_true
+        for kind, mask in {
+            "good": on & good,
+            "bad": on & ~good,
+            "missed": ~on & good,
+            "rest": ~on & ~good,
+        }.items():
+            assert charts.first.locator(f".front.{kind}").count() == mask.sum(), kind
+        assert charts.first.locator(".ghost").count() == on.sum()
+    assert charts.last.locator("[data-row]").count() == len(truth)
+    assert page.locator("img").count() == 0
+
+
+def test_a_weighting_pinned_among_the_trade_offs_is_pinned_everywhere(opened):
+    truth, previews = study(TASKS[3], steps=6, truth_steps=3)
+    page = opened(TASKS[3], truth, previews)
+    points = page.locator("#fronts figure").first.locator("[data-row]")
+    point = points.and_(page.locator("[data-row='1']"))  # rows are lexicographic: 0, 1/3, 2/3
+    point.focus()
+    page.keyboard.press("Enter")
+    page.evaluate("document.activeElement.blur()")
+    assert in_view(page) == ("Pinned", ["0.00", "0.333", "0.667"])
+    assert page.locator("#front-here").inner_text().startswith("True scores at digits 0-3 0.00")
+    assert page.locator("#fronts .pinned").count() == 3
+    page.keyboard.press("Tab")
+    points.first.focus()
+    page.keyboard.press("Escape")
+    page.evaluate("document.activeElement.blur()")
+    assert "Point at a weighting" in page.locator("#front-here").inner_text()
+
+
+def test_without_truth_the_trade_offs_are_the_previews_own_and_say_so(opened):
+    _, previews = study(TASKS[3], steps=6)
+    page = opened(TASKS[3], None, previews, bare=True)
+    on = front(previews["mixture"].scores)
+    assert page.locator("#fronts figure").first.locator(".front.unknown").count() == on.sum()
+    said = page.locator("#front-sentence").inner_text()
+    assert said.startswith(f"{on.sum()} of {len(on)} weightings are on this front")
+    assert "biased low" in said
 
 
 def test_a_study_without_truth_comparison_or_facts_opens_too(opened):

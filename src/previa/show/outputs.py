@@ -163,6 +163,7 @@ def publish(store: Store, found: Results, folder: Path) -> list[Path]:
         comparison=comparison,
         recommendation=found.recommendation.to_dict(),
         facts=facts,
+        fronts=found.fronts,
     )
     return [*made, folder / "report.html"]
 

@@ -146,7 +146,7 @@ def _panels(tasks: Sequence[str], drawn: Mapping[str, Drawn], unit: str) -> Any:
 
 def _rows(tasks: Sequence[str], drawn: Mapping[str, Drawn], unit: str) -> Any:
     """Three tasks or more: a row a method, with the triangle of three, and pairs of tasks."""
-    T, pairs = len(tasks), _conflicts(drawn, len(tasks))
+    T, pairs = len(tasks), conflicts(max((d.scores for d in drawn.values()), key=len))
     width, height = 2.45 + CELL * (len(pairs) + (T == 3)), 1.95 + ROW * len(drawn)
     made = figure(width, height)
     limits = [_limits(drawn, t) for t in range(T)]
@@ -198,14 +198,14 @@ def _limits(drawn: Mapping[str, Drawn], t: int) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def _conflicts(drawn: Mapping[str, Drawn], T: int) -> list[tuple[int, int]]:
-    """The pairs of tasks whose scores rise least together over the weightings, by correlation; all pairs of three."""
-    s = max((d.scores for d in drawn.values()), key=len)
+def conflicts(scores: Array) -> list[tuple[int, int]]:
+    """The pairs of tasks whose scores [A, T] rise least together over the weightings, by correlation: three at most."""
+    s = scores[np.isfinite(scores).all(axis=1)]
     away = s - s.mean(axis=0) if len(s) else s
     size = np.sqrt((away**2).sum(axis=0))
     away = away / np.where(size > 0, size, 1.0)
     together = away.T @ away
-    return sorted(sorted(combinations(range(T), 2), key=lambda pair: together[pair])[:PAIRS])
+    return sorted(sorted(combinations(range(s.shape[1]), 2), key=lambda pair: together[pair])[:PAIRS])
 
 
 def _legend(made: Any, drawn: Mapping[str, Drawn], good: str, *, pairs: bool) -> None:

@@ -20,6 +20,8 @@ import numpy as np
 
 from previa.errors import InputError
 from previa.show._look import SHORT, Landscape, label, landscapes, write
+from previa.show.pareto import conflicts
+from previa.study.pareto import Fronts
 from previa.study.preview import metric_weights
 
 if TYPE_CHECKING:
@@ -40,10 +42,11 @@ def write_report(
     comparison: object,
     recommendation: object,
     facts: Mapping[str, Any],
+    fronts: Mapping[str, Fronts] | None = None,
 ) -> None:
     """Write one study's report.html: the recommendation, every weighting, the quality of the previews, and the doubts.
 
-    convention: "mean" or "sum". comparison and recommendation are what `compare` and `recommend` return, or mappings of
+    convention: "mean" or "sum". fronts: what `compare_fronts` returns, by method. comparison and recommendation are what `compare` and `recommend` return, or mappings of
     the same; any value may be missing or None. facts, all optional: "warnings" and "notes" [str], "unit" ("accuracy"),
     "method" (the preview behind the recommendation), "study" (the study file, for commands), "sizes" and "test_sizes"
     {task: examples}, "failures" {method: weightings}, "seconds" {what: seconds}, "metric_weights" {task: weight},
@@ -66,6 +69,10 @@ def write_report(
         **_methods(lands, facts.get("failures") or {}),
         "comparison": judged,
         "recommendation": advice,
+        "fronts": {
+            m: _front(truth, f) for m, f in (fronts or {}).items() if truth is not None and m in lands
+        },
+        "pairs": conflicts(next(iter(lands.values())).scores),
         "facts": facts,
     }
     sentence = str(data["recommendation"].get("sentence") or "No recommendation was made in this study.")
@@ -116,6 +123,19 @@ def _methods(lands: Mapping[str, Landscape], failures: Mapping[str, int]) -> dic
         }
         methods.append(entry)
     return {"designs": designs, "methods": methods}
+
+
+def _front(truth: "Preview", fronts: Fronts) -> dict[str, Any]:
+    """The weightings judged, those on the previewed front and the good ones as rows of the truth, and the numbers."""
+    rows = np.array([truth.index(alpha) for alpha in fronts.alphas])
+    numbers = ("near_share", "near_by_chance", "volume_share", "volume_by_chance", "luck", "noise")
+    return {
+        "rows": rows.tolist(),
+        "previewed": rows[fronts.on_previewed].tolist(),
+        "good": rows[fronts.on_true if fronts.near is None else fronts.near].tolist(),
+        "sentence": fronts.sentence,
+        **{name: _plain(getattr(fronts, name)) for name in numbers},
+    }
 
 
 def _chosen(previews: Sequence[str], comparison: Any, recommendation: Any, facts: Mapping[str, Any]) -> str:

@@ -96,7 +96,6 @@ class Fronts:
             **{name: list(v) if isinstance(v, tuple) else v for name, v in numbers.items()},
             "true_front": self.alphas[self.on_true].tolist(),
             "previewed_front": self.alphas[self.on_previewed].tolist(),
-            "true_scores_at_previewed_front": self.true[self.on_previewed].tolist(),
         }
 
 

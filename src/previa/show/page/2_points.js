@@ -41,8 +41,9 @@ const nearest = (places, from, direction) => {
 };
 
 // root: the SVG or group that holds the shapes; method: what it shows; places: [x, y] of each row; shapes: the element of each row;
-// locate: the [x, y] of any weighting, where the picture has a place for those that were not scored.
-const livePoints = (root, method, places, shapes, locate) => {
+// locate: the [x, y] of any weighting, where the picture has a place for those that were not scored; bare: without the marks
+// of picks and of uniform weights, where points lie too close for them.
+const livePoints = (root, method, places, shapes, locate, bare = false) => {
   const overlay = svg("g", { class: "over", "aria-hidden": "true" });
   root.append(overlay);
   let current = method.pick ?? 0;
@@ -129,7 +130,7 @@ const livePoints = (root, method, places, shapes, locate) => {
   ];
   let pressed = -1;
   return () => {
-    overlay.replaceChildren(...fixedMarks(), ...stamp("pinned", state.pin), ...stamp("here", state.hover));
+    overlay.replaceChildren(...(bare ? [] : fixedMarks()), ...stamp("pinned", state.pin), ...stamp("here", state.hover));
     if (pressed >= 0) shapes[pressed].setAttribute("aria-pressed", "false");
     pressed = state.pin ? rowAt(method, state.pin) : -1;
     if (pressed >= 0) shapes[pressed].setAttribute("aria-pressed", "true");

@@ -169,6 +169,7 @@ at("foot").textContent =
   `Made by previa${facts.version ? ` ${facts.version}` : ""}${facts.date ? `, ${facts.date}` : ""}. This file is complete in itself and never uses the network. The method: “How to Weight Multitask Finetuning? Fast Previews via Bayesian Model-Merging”, arXiv 2412.08147.`;
 choice();
 controls();
+tradeoffs();
 qualityTable();
 costs();
 trust();
