@@ -162,7 +162,7 @@ def show(facts: Mapping[str, Any]) -> None:
         pick = "(" + ", ".join(f"{w:.3g}" for w in q["pick"]) + ")"
         numbers = f"{q['mse']:.4f}", f"{q['offset']:+.3f}", f"{q['seconds']:.1f}"
         table.add_row(name, f"{q['regret_at_1']:.4f}", pick, *shown, *numbers)
-    console = Console(width=max(120, Console().width))
+    console = Console(width=max(150, Console().width))
     print(f"\n{facts['title']}: previews judged by joint finetuning, best regret first\n")
     console.print(table)
     truth, chosen = facts["truth"], facts["recommended"]

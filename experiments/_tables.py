@@ -100,7 +100,9 @@ def studies(docs: Path, stores: Sequence[Path] = ()) -> list[Study]:
         facts = json.loads(path.read_text(encoding="utf-8"))
         if "methods" in facts:
             found.append(Study(str(facts["name"]), str(facts["scale"]), facts))
-        elif "mean" in facts:  # digits_posteriors: the mean over seeds, without single picks
+        elif facts.get("mean", {}).keys() >= set(
+            DIGITS_ROLES.values()
+        ):  # a mean over seeds, without single picks
             n = len(facts["seeds"])
             mean = {"roles": DIGITS_ROLES, "methods": facts["mean"], "unit": "accuracy"}
             title = f"MLP on digits, mean of {n} seeds"

@@ -36,13 +36,13 @@ def main() -> int:
     common = ["--scale", args.scale, "--device", args.device, "--seed", str(args.seed), "--docs", str(docs)]
     for script in sorted(HERE.glob("fig*.py")):
         found[script.stem] = run(script, common)
-    digits = ["--docs", str(docs), *(["--seeds", "1"] if tiny else [])]
-    found["digits_posteriors"] = run(HERE / "digits_posteriors.py", digits)
+    for script in sorted(HERE.glob("digits_*.py")):  # means over seeds, always of one size
+        found[script.stem] = run(script, ["--docs", str(docs), *(["--seeds", "1"] if tiny else [])])
     for table in TABLES:
         found[table] = run(HERE / f"{table}.py", ["--docs", str(docs)])
     print(f"\n{'=' * 72}\nAll experiments, scale {args.scale}; numbers and pictures are in {docs}\n")
     for name, (outcome, seconds) in found.items():
-        print(f"{name:20s} {seconds:7.0f} s   {outcome}")
+        print(f"{name:24s} {seconds:7.0f} s   {outcome}")
     return int(any(outcome.startswith("FAILED") for outcome, _ in found.values()))
 
 

@@ -80,7 +80,7 @@ def panels(
         colour_bar(made, scale(steps, MAP), score, _inches(made, *place))
     first = "Each corner trains one task alone; the ticks are task weights. " if len(tasks) == 3 else ""
     heading(made, title, "Score of every weighting: truth and previews", f"{first}○ the best weighting of the truth; ★ the "
-            f"preview's pick. Below: the share of weightings at each score; ▲ their median, outlined the truth's. {LOW}")  # fmt: skip
+            f"preview's pick. Below: the share of weightings at each score; ▲ their median; the outline is the truth's. {LOW}")  # fmt: skip
     save(made, path)
 
 
