@@ -150,7 +150,7 @@ def show(facts: Mapping[str, Any]) -> None:
     table.add_column("method", no_wrap=True)
     for name in ("regret@1", "pick", "previewed", "true", "Spearman", "top\n25 %", "IoU", "MSE", "offset", "seconds"):  # fmt: skip
         table.add_column(name, justify="right", no_wrap=True)
-    for name, q in sorted(facts["methods"].items(), key=lambda pair: pair[1]["regret_at_1"]):
+    for name, q in sorted(facts["methods"].items(), key=_order):
         cells = [
             q["previewed_best"],
             q["true_score_at_pick"],
@@ -199,3 +199,8 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, float | np.floating):
         return float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None
     return value
+
+
+def _order(pair: tuple[str, Mapping[str, Any]]) -> tuple[float, float]:
+    """The lower regret first, then the better ranks."""
+    return pair[1]["regret_at_1"], -(pair[1]["spearman"] or 0.0)
