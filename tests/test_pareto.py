@@ -163,14 +163,31 @@ def test_the_chance_to_miss_is_that_of_all_draws():
 
 @pytest.mark.parametrize("T", [1, 2, 3, 5])
 def test_the_volume_of_a_blind_draw_is_the_mean_over_all_draws(T):
-    """Off by no more than 0.002, as the constant SAMPLES says."""
+    """By every subset; 65 536 points, of which over 1000 count, are off by less than 0.005."""
     s, r = draw(8, T, T), np.full(T, 0.1)
     s[0, 0] = 0.0  # not above the reference: it counts among what may be drawn, with no volume
     for n in (1, 3, 8):
         mean = np.mean([hypervolume(s[list(rows)], r) for rows in itertools.combinations(range(8), n)])
-        assert share_of_a_draw(s, r, n) == pytest.approx(mean / hypervolume(s, r), abs=0.002)
+        assert share_of_a_draw(s, r, n) == pytest.approx(mean / hypervolume(s, r), abs=0.005)
     assert share_of_a_draw(s, r, 8) == pytest.approx(1)
     assert share_of_a_draw(s, np.full(T, 2.0), 3) is None
+
+
+def test_the_volume_of_a_blind_draw_holds_where_most_of_the_volume_is_dominated_many_times():
+    """A plateau, with 400 simulated draws; the tolerance is four standard errors of their mean, and 0.002 of our own."""
+    rng = np.random.default_rng(0)
+    s = 1 - np.exp(-rng.dirichlet(np.ones(3), 60) / 0.1)
+    r = s.min(axis=0)
+    mean = [hypervolume(s[rng.choice(60, 12, replace=False)], r) for _ in range(400)] / np.array(
+        hypervolume(s, r)
+    )
+    assert share_of_a_draw(s, r, 12) == pytest.approx(mean.mean(), abs=4 * mean.std() / 20 + 0.002)
+
+
+def test_a_volume_too_small_in_its_box_is_not_sampled():
+    s = np.full((8, 8), 0.01) + np.eye(8)
+    assert hypervolume(s, np.zeros(8)) > 0
+    assert share_of_a_draw(s, np.zeros(8), 3) is None
 
 
 # previews
@@ -226,8 +243,7 @@ def test_the_order_of_tasks_and_of_weightings_does_not_matter():
         "volume_share",
     )
     assert [getattr(again, n) for n in numbers] == pytest.approx([getattr(first, n) for n in numbers])
-    # the low-discrepancy points fall elsewhere
-    assert again.volume_by_chance == pytest.approx(first.volume_by_chance, abs=0.002)
+    assert again.volume_by_chance == pytest.approx(first.volume_by_chance)
 
 
 def test_a_finer_preview_is_judged_where_there_is_truth():

@@ -10,9 +10,8 @@ Mask = NDArray[np.bool_]
 
 BLOCK = 4_000_000  # comparisons held at once
 FEW = 12  # rows whose volume is summed over all their subsets
-SAMPLES = (
-    2**14
-)  # points at which `share_of_a_draw` looks: its error was below 0.002 wherever the exact value is known
+SAMPLES = 2**16  # points at which `share_of_a_draw` looks
+ENOUGH = 1000  # of them should be dominated
 
 
 def front(scores: ArrayLike) -> Mask:
@@ -39,24 +38,26 @@ def hypervolume(scores: ArrayLike, reference: ArrayLike) -> float:
 
 
 def share_of_a_draw(scores: ArrayLike, reference: ArrayLike, number: int) -> float | None:
-    """The mean hypervolume of that many different rows of scores [A, T] drawn blindly, over that of all; None if that is 0.
+    """The mean hypervolume of that many different rows of scores [A, T] drawn blindly, over that of all.
 
-    = E[(1 - q_c) / c] / E[1 / c] over points u of the dominated boxes, each box by its volume (Karp and Luby 1983): c of A
-    rows dominate u, and q_c = C(A - c, n) / C(A, n) is the chance that none of n drawn rows does. The points are a fixed
-    low-discrepancy sequence, so that the same scores always give the same number; exact for n = A. Raises InputError.
+    = E[1 - q_c] / E[c > 0] over points of the box from the reference to each task's best: c of A rows dominate the point,
+    and q_c = C(A - c, n) / C(A, n) is the chance that none of n drawn rows does. The points are a fixed low-discrepancy
+    sequence, so that the same scores always give the same number. None when nearly none of them is dominated.
+    Raises InputError.
     """
     lengths = _above(scores, reference)
-    boxes = lengths.prod(axis=1)
-    if not boxes.sum() > 0:
+    if not len(lengths):
         return None
-    i = np.arange(SAMPLES)
-    box = np.searchsorted(np.cumsum(boxes), (i + 0.5) / SAMPLES * boxes.sum())
-    u = _spread(lengths.shape[1]) * lengths[np.minimum(box, len(boxes) - 1)]
-    covered = np.concatenate(
-        [_count(lengths, part) for part in np.array_split(u, 1 + u.size * len(boxes) // BLOCK)]
+    points = _spread(lengths.shape[1]) * lengths.max(axis=0)
+    counts = np.concatenate(
+        [
+            _count(lengths, part)
+            for part in np.array_split(points, 1 + points.shape[0] * len(lengths) // BLOCK)
+        ]
     )
     drawn = 1 - missed(len(_table(scores)), number)
-    return float((drawn[covered] / covered).mean() / (1 / covered).mean())
+    dominated = counts > 0
+    return float(drawn[counts].sum() / dominated.sum()) if dominated.sum() >= ENOUGH else None
 
 
 def missed(A: int, number: int) -> Array:

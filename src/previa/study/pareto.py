@@ -41,7 +41,8 @@ class Fronts:
     exact_found, near_found: of the true front's, those on the previewed front, and those that one on it matches;
     volume_true, volume: hypervolume of the true front, and of the true scores at the previewed one; volume_share: their
     ratio (None: the former is 0, or there are more than seven tasks).
-    ..._by_chance: the mean of the same over all sets of as many weightings drawn blindly; luck: the share of those sets that
+    ..._by_chance: the mean of the same over all sets of as many weightings drawn blindly (of volume_share by sampling; None
+    where that is too rough: `hypervolume.share_of_a_draw`); luck: the share of those sets that
     hold as many near-optimal ones (noise unknown: as many of the true front) or more.
     """
 
