@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from previa.core.params import Flat, Layout
     from previa.core.runs import Run
     from previa.core.student_t import StudentT
+    from previa.fit.derivatives import by_autograd
     from previa.fit.ivon import IVON
     from previa.fit.ivon_interop import read_ivon_opt
     from previa.fit.labels import Expected, Given, Sampled
+    from previa.fit.mixture_vi import mixture_vi, scattered
     from previa.fit.squared_gradients import squared_gradients
+    from previa.fit.von import von
     from previa.io.checkpoint import open_checkpoint, save_checkpoint
     from previa.io.merge_files import merge_checkpoints
     from previa.io.posterior_file import load_posterior, save_posterior
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from previa.run.sweep import sweep
     from previa.study.compare import compare
     from previa.study.file import read_study
+    from previa.study.pareto import compare_fronts, front, hypervolume
     from previa.study.preview import Preview
     from previa.study.recommend import recommend
     from previa.study.simplex import grid
@@ -58,13 +62,18 @@ _HOMES = {
     "Store": "study.store",
     "StudentT": "core.student_t",
     "accuracy": "run.scoring",
+    "by_autograd": "fit.derivatives",
     "compare": "study.compare",
+    "compare_fronts": "study.pareto",
     "damped": "core.damping",
     "finetune": "run.finetune",
+    "front": "study.pareto",
     "grid": "study.simplex",
+    "hypervolume": "study.pareto",
     "load_posterior": "io.posterior_file",
     "merge": "core.merge",
     "merge_checkpoints": "io.merge_files",
+    "mixture_vi": "fit.mixture_vi",
     "mode_parts": "core.modes",
     "modes": "core.modes",
     "open_checkpoint": "io.checkpoint",
@@ -73,9 +82,11 @@ _HOMES = {
     "recommend": "study.recommend",
     "save_checkpoint": "io.checkpoint",
     "save_posterior": "io.posterior_file",
+    "scattered": "fit.mixture_vi",
     "scorer": "run.scoring",
     "squared_gradients": "fit.squared_gradients",
     "sweep": "run.sweep",
+    "von": "fit.von",
 }
 
 __all__ = [
@@ -100,13 +111,18 @@ __all__ = [
     "Store",
     "StudentT",
     "accuracy",
+    "by_autograd",
     "compare",
+    "compare_fronts",
     "damped",
     "finetune",
+    "front",
     "grid",
+    "hypervolume",
     "load_posterior",
     "merge",
     "merge_checkpoints",
+    "mixture_vi",
     "mode_parts",
     "modes",
     "open_checkpoint",
@@ -115,9 +131,11 @@ __all__ = [
     "recommend",
     "save_checkpoint",
     "save_posterior",
+    "scattered",
     "scorer",
     "squared_gradients",
     "sweep",
+    "von",
 ]
 __version__ = "0.1.0"
 

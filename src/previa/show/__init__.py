@@ -2,7 +2,9 @@
 
 from previa.show.contours import contours
 from previa.show.histograms import histograms
+from previa.show.panels import panels
+from previa.show.pareto import pareto
 from previa.show.per_task import per_task
 from previa.show.report import write_report
 
-__all__ = ["contours", "histograms", "per_task", "write_report"]
+__all__ = ["contours", "histograms", "panels", "pareto", "per_task", "write_report"]

@@ -56,7 +56,7 @@ def per_task(
                 axes = made.add_axes((corner[0] / width, corner[1] / height, 1.62 / width, 1.4 / height),
                                      projection="ternary")  # fmt: skip
                 filled(axes, alphas, scores, colours)
-                frame(axes, tuple(plain(n, width=12, lines=1) for n in tasks), ticks=False, size=6.5)
+                frame(axes, tasks, ticks=False, size=6.5)
                 if land.pick is not None:
                     mark(axes, land.alphas[land.pick], "best" if method == "joint" else "pick", size=0.4)
             else:
