@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from previa import Diagonal, Flat, Isotropic, Mixture, StudentT, modes
+from previa import Diagonal, Flat, Full, Isotropic, Mixture, StudentT, merge, modes
 from previa.core.em import _ascend, _Product
+from previa.core.weighted import weighted_modes
 from previa.errors import AlphaError, InputError
 from toy import excess_losses
 
@@ -229,3 +230,56 @@ def test_on_the_papers_toy_a_mixture_previews_ten_times_better_than_averaging(se
     """The paper's claim in its smallest case. A Laplace posterior may be worse than averaging here, and is not tested."""
     excess = excess_losses(seed)
     assert excess["mixture"] < 0.1 * excess["simple"]
+
+
+# Full precisions: many matrices, of which saturated responsibilities use few ------------------------------------------------
+
+
+def full_mixture(seed: int, P: int = 5, K: int = 4, spread: float = 3.0) -> Mixture:
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for _ in range(K):
+        A = torch.randn(P, 2 * P, generator=generator, dtype=torch.float64)
+        mean = spread * torch.randn(P, generator=generator, dtype=torch.float64)
+        parts.append(Full({"w": mean}, A @ A.T))
+    return Mixture(parts, torch.rand(K, generator=generator).softmax(-1))
+
+
+def test_the_density_of_full_components_is_torchs():
+    q, theta = full_mixture(0), torch.randn(7, 5, dtype=torch.float64)
+    found = q.stacked.log_density(Flat(q.layout, theta))
+    for k, c in enumerate(q.components):
+        there = torch.distributions.MultivariateNormal(c.mode().vector, precision_matrix=c.precision)
+        torch.testing.assert_close(found[:, k], there.log_prob(theta))
+        torch.testing.assert_close(c.log_density(Flat(q.layout, theta)), there.log_prob(theta))
+        torch.testing.assert_close(q.stacked.log_density(Flat(q.layout, theta[0]))[k], found[0, k])
+
+
+@pytest.mark.parametrize("spread", [0.1, 3.0])  # blended and saturated responsibilities
+def test_em_of_full_mixtures_ends_where_its_own_equation_holds(spread):
+    """theta = (sum w H)^-1 sum w H m with w = alpha_t r_tk(theta) (eq. 12), by the plain sums over all components."""
+    posteriors = [full_mixture(t, spread=spread) for t in range(3)]
+    alphas = torch.tensor([[0.2, 0.5, 0.3], [0.0, 1.0, 0.0], [0.6, 0.1, 0.3], [0.0, 0.4, 0.6]]).double()
+    found = modes(alphas, posteriors)
+    assert bool(found.stats["converged"].all())
+    for alpha, theta in zip(alphas, found.params.vector, strict=True):
+        H, Hm = torch.zeros(5, 5).double(), torch.zeros(5).double()
+        for a, q in zip(alpha, posteriors, strict=True):
+            _, r = q.bound(Flat(q.layout, theta))
+            for w, c in zip(a * r, q.components, strict=True):
+                H += w * c.precision
+                Hm += w * c.precision @ c.mode().vector
+        torch.testing.assert_close(torch.linalg.solve(H, Hm), theta, rtol=1e-6, atol=1e-6)
+
+
+def test_weights_of_zero_are_left_out_of_a_merge_of_full_precisions():
+    """Each row against the merge of its own members alone; rows of all patterns in one call, in whatever order."""
+    members = [c for t in range(3) for c in full_mixture(t).components]
+    weights = torch.rand(20, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    weights = torch.where(torch.rand(20, 12, generator=torch.Generator().manual_seed(2)) < 0.8, 0.0, weights)
+    weights[:, 0] += 0.1
+    found = weighted_modes(weights, members).vector
+    for w, theta in zip(weights, found, strict=True):
+        used = w.nonzero().flatten().tolist()
+        alone = merge(w[used] / w[used].sum(), [members[k] for k in used]).mode().vector
+        torch.testing.assert_close(theta, alone)

@@ -11,11 +11,13 @@ from previa.core.isotropic import Isotropic
 from previa.core.merge import ROUNDING, with_prior
 from previa.core.mixture import Mixture
 from previa.core.params import Flat
-from previa.core.posterior import Bounded, Posterior
-from previa.core.weighted import weighted_modes
+from previa.core.posterior import Bounded, Factorised, Posterior
+from previa.core.weighted import weighted_merge, weighted_modes
 from previa.errors import AlphaError
 
 SETTLED = 1e-8  # largest change of a weight, relative to the row's largest, at which EM has converged
+NEGLIGIBLE = 1e-20  # a weight relative to the row's largest that is taken as zero: precisions may differ by 1e4 and no sum sees it
+REMEMBERED = 1 << 28  # bytes of solutions that are kept for weights that come again
 STALLED = 1e-12  # rise of F, relative to |F|, at which it has too: float32 parameters never settle to SETTLED
 
 
@@ -38,7 +40,7 @@ def em(
     product = _Product(alpha, qs, prior)
     weights = torch.cat([a[:, None] * q.start().to(a) for a, q in zip(alpha.T, qs, strict=True)], -1)
     plain = [Isotropic(q.mode()) for q in product.members]
-    best = _ascend(product, product.m_step(weights), max_iterations)
+    best = _ascend(product, product.merge_of_merges(), max_iterations)
     best["start"] = torch.zeros(len(alpha))
     _keep_better(best, _ascend(product, weighted_modes(weights, plain), max_iterations), 1)
     if len(alpha) > 1:
@@ -55,29 +57,56 @@ class _Product:
         self.alpha, self.qs, self.prior = alpha, qs, prior
         self.members = [component for q in qs for component in q.components]
         self.layout = qs[0].layout
+        self._solved: dict[bytes, Tensor] = {}
 
     def e_step(self, theta: Flat, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(F [a], alpha_t w_tk [a, sum K], effective K [a]) at theta [a, P], for these rows of alpha."""
         alpha = self.alpha[rows]
         F, K = torch.zeros(len(alpha)).double(), torch.zeros(len(alpha)).double()
-        weights = []
+        parts = []
         for a, q in zip(alpha.T, self.qs, strict=True):
             log_q, w = (part.to(a) for part in q.bound(theta))
             F += a * log_q
             r = w / w.sum(-1, keepdim=True)
             K += a * r.square().sum(-1).reciprocal()
-            weights.append(a[:, None] * w)
+            parts.append(a[:, None] * w)
         if self.prior is not None:
             F += (1 - alpha.sum(-1)) * self.prior.log_density(theta).to(alpha)
-        return F, torch.cat(weights, -1), K / alpha.sum(-1)
+        weights = torch.cat(parts, -1)
+        weights = torch.where(weights < NEGLIGIBLE * weights.amax(-1, keepdim=True), 0.0, weights)
+        return F, weights, K / alpha.sum(-1)
 
     def m_step(self, weights: Tensor, rows: Tensor | None = None) -> Flat:
         """The merge of all components with these weights [a, sum K], and of the prior with gamma = 1 - sum(alpha)."""
-        if self.prior is None:
-            return weighted_modes(weights, self.members)
-        alpha = self.alpha if rows is None else self.alpha[rows]
-        gamma, _ = with_prior(alpha, [], self.prior)
-        return weighted_modes(torch.cat([weights, gamma[:, -1:]], -1), [*self.members, self.prior])
+        members = self.members
+        if self.prior is not None:
+            alpha = self.alpha if rows is None else self.alpha[rows]
+            gamma, _ = with_prior(alpha, [], self.prior)
+            weights, members = torch.cat([weights, gamma[:, -1:]], -1), [*members, self.prior]
+        if isinstance(members[0], Factorised):
+            return weighted_modes(weights, members)
+        return self._remembered(weights, members)
+
+    def _remembered(self, weights: Tensor, members: Sequence[Posterior]) -> Flat:
+        """weighted_modes where a row costs a factorisation: each row is solved once, for saturated weights come again."""
+        keys = [row.tobytes() for row in weights.cpu().numpy()]
+        new = [row for row, key in enumerate(keys) if key not in self._solved]
+        if not new:
+            return Flat(self.layout, torch.stack([self._solved[key] for key in keys]))
+        solved = weighted_modes(weights[new], members).vector
+        theta = solved.new_empty(len(weights), solved.shape[-1])
+        theta[new] = solved
+        for row in set(range(len(keys))) - set(new):
+            theta[row] = self._solved[keys[row]]
+        if len(self._solved) * solved[0].nbytes < REMEMBERED:
+            self._solved |= {keys[row]: solved[i].clone() for i, row in enumerate(new)}
+        return Flat(self.layout, theta)
+
+    def merge_of_merges(self) -> Flat:
+        """The merge of all components with each mixture's own weights: by linearity of one collapsed posterior a task."""
+        collapsed = [weighted_merge(q.start(), q.components) for q in self.qs]
+        weights, members = with_prior(self.alpha, collapsed, self.prior)
+        return weighted_modes(weights, members)
 
 
 def _ascend(product: _Product, start: Flat, max_iterations: int) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self, final
 
 import torch
@@ -70,16 +71,30 @@ class Full:
         return self._m
 
     def log_density(self, theta: Params) -> Tensor:
-        """-P/2 log 2 pi + 1/2 log det H - 1/2 (theta - mean)' H (theta - mean), float64."""
-        x, m = Flat.of(theta, self.layout).vector.double(), self._m.vector
-        if x.dim() > 1 and m.dim() > 1:
-            x = x.unsqueeze(-2)  # [A, 1, P] against [K, P]
-        d = (x - m).unsqueeze(-1)
-        square = (d.mT @ self.precision @ d).squeeze(-1).squeeze(-1)
-        logdet = 2 * torch.linalg.cholesky(self.precision).diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        density: Tensor = -0.5 * self.layout.size * math.log(2 * math.pi) + 0.5 * logdet - 0.5 * square
+        """-P/2 log 2 pi + 1/2 log det H - 1/2 (theta - mean)' H (theta - mean), float64.
+
+        A batch [A] against one H is one matrix product, and [A] against [K] are K of them.
+        """
+        x, m, H = Flat.of(theta, self.layout).vector.double(), self._m.vector, self.precision
+        if m.dim() > 1:
+            squares = [_square(x, mk, Hk) for mk, Hk in zip(m, H.expand(len(m), *H.shape[-2:]), strict=True)]
+            square = torch.stack(squares, -1)
+        else:
+            square = _square(x, m, H)
+        density: Tensor = -0.5 * self.layout.size * math.log(2 * math.pi) + 0.5 * (self._logdet - square)
         return density
+
+    @cached_property
+    def _logdet(self) -> Tensor:
+        logdet: Tensor = 2 * torch.linalg.cholesky(self.precision).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return logdet
 
     @property
     def _m(self) -> Flat:
         return Flat.of(self.mean)
+
+
+def _square(x: Tensor, m: Tensor, H: Tensor) -> Tensor:
+    """(x - m)' H (x - m) for x [..., P]."""
+    d = x - m
+    return (d @ H * d).sum(-1)

@@ -14,6 +14,7 @@ from previa.core.posterior import Factorised, Posterior, naturals
 CACHE = (
     1 << 21
 )  # entries of [A, chunk]: 8 MB in float32, so that the sums and their quotient stay in the last cache
+MERGED = 1 << 28  # bytes of merged matrices that are held at a time
 FEW = 8  # members up to which scaled additions in cache beat a matrix product, whose inner dimension is too short for BLAS
 
 
@@ -60,6 +61,16 @@ def weighted_modes(weights: Tensor, members: Sequence[Posterior]) -> Flat:
     return Flat(layout, theta)
 
 
+def weighted_merge(weights: Tensor, members: Sequence[Posterior]) -> Posterior:
+    """The one posterior of sum_k weights_k lambda_k, weights [K] > 0; members of one family and layout."""
+    if len(members) == 1 and float(weights[0]) == 1:
+        return members[0]
+    total = tuple(float(weights[0]) * part for part in members[0].natural())
+    for w, q in zip(weights.tolist()[1:], members[1:], strict=True):
+        total = tuple(t.add_(part, alpha=w) for t, part in zip(total, q.natural(), strict=True))
+    return members[0].from_natural(total)
+
+
 def _sum_into(out: Tensor, weights: Tensor, lam: Tensor) -> Tensor:
     """out [A, n] = weights [A, K] @ lam [K, n]."""
     if lam.shape[0] > FEW:
@@ -71,13 +82,45 @@ def _sum_into(out: Tensor, weights: Tensor, lam: Tensor) -> Tensor:
 
 
 def _dense(weights: Tensor, members: Sequence[Posterior]) -> Tensor:
-    """Families that do not factorise: a few rows at a time, so that the merged matrices fit in 256 MB."""
-    lam = naturals(members)
-    rows = max(1, (1 << 28) // sum(part[0].nbytes for part in lam))
-    out = []
-    for some in (weights[i : i + rows] for i in range(0, len(weights), rows)):
-        merged = members[0].from_natural(tuple(weighted_sum(some, part) for part in lam))
-        if bool((some < 0).any()):
-            check_negative_gamma(some, merged)
-        out.append(merged.mode().vector)
-    return torch.cat(out)
+    """Families that do not factorise: a few rows at a time, so that the merged matrices fit in 256 MB.
+
+    Members of weight zero are not touched: most weights are, where responsibilities have saturated (METHOD 4).
+    """
+    family = type(members[0])
+    if any(type(q) is not family for q in members):
+        naturals(members)  # raises, naming what differs
+    out = torch.empty(0)
+    order = _alike(weights)
+    rows = max(1, MERGED // sum(part.nbytes for part in members[0].natural()))
+    for some in order.split(rows):
+        merged = members[0].from_natural(_sums(weights[some], members))
+        if bool((weights[some] < 0).any()):
+            check_negative_gamma(weights[some], merged)
+        theta = merged.mode().vector
+        if not len(out):
+            out = theta.new_empty(len(weights), theta.shape[-1])
+        out[some] = theta
+    return out
+
+
+def _alike(weights: Tensor) -> Tensor:
+    """Row numbers, those with the same members in use beside each other, so that a chunk of them uses few."""
+    patterns = (weights != 0).cpu()
+    group: Tensor = patterns.unique(dim=0, return_inverse=True)[1]
+    return group.argsort(stable=True)
+
+
+def _sums(weights: Tensor, members: Sequence[Posterior]) -> tuple[Tensor, ...]:
+    """sum_k weights_ak lambda_k, [A, ...] each, over the members in use: by one matrix product where those are many."""
+    used = (weights != 0).any(0).nonzero().flatten().tolist()
+    lam = [members[k].natural() for k in used or [0]]
+    weights = weights[:, used or [0]]
+    if len(used) > FEW and sum(part.nbytes for part in lam[0]) * len(used) <= MERGED:
+        return tuple(weighted_sum(weights, torch.stack(parts)) for parts in zip(*lam, strict=True))
+    sums = []
+    for parts in zip(*lam, strict=True):
+        total = parts[0].new_zeros(len(weights), *parts[0].shape)
+        for w, part in zip(weights.to(parts[0]).mT, parts, strict=True):
+            total.addr_(w, part) if part.dim() == 1 else total.add_(w.view(-1, *[1] * part.dim()) * part)
+        sums.append(total)
+    return tuple(sums)
