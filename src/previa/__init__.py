@@ -17,15 +17,18 @@ if TYPE_CHECKING:
     from previa.core.params import Flat, Layout
     from previa.core.runs import Run
     from previa.core.student_t import StudentT
+    from previa.fit.adam_moments import AdamMoments, adam_moments
     from previa.fit.derivatives import by_autograd
     from previa.fit.ivon import IVON
     from previa.fit.ivon_interop import read_ivon_opt
     from previa.fit.labels import Expected, Given, Sampled
     from previa.fit.mixture_vi import mixture_vi, scattered
+    from previa.fit.snapshots import snapshot_posterior
     from previa.fit.squared_gradients import squared_gradients
     from previa.fit.von import von
     from previa.io.checkpoint import open_checkpoint, save_checkpoint
     from previa.io.merge_files import merge_checkpoints
+    from previa.io.optimizer_file import open_optimizer
     from previa.io.posterior_file import load_posterior, save_posterior
     from previa.io.provenance import Provenance
     from previa.run.finetune import finetune
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from previa.study.store import Store
 
 _HOMES = {
+    "AdamMoments": "fit.adam_moments",
     "AdamWRecipe": "run.recipe",
     "Beta": "core.beta",
     "Diagonal": "core.diagonal",
@@ -62,6 +66,7 @@ _HOMES = {
     "Store": "study.store",
     "StudentT": "core.student_t",
     "accuracy": "run.scoring",
+    "adam_moments": "fit.adam_moments",
     "by_autograd": "fit.derivatives",
     "compare": "study.compare",
     "compare_fronts": "study.pareto",
@@ -77,6 +82,7 @@ _HOMES = {
     "mode_parts": "core.modes",
     "modes": "core.modes",
     "open_checkpoint": "io.checkpoint",
+    "open_optimizer": "io.optimizer_file",
     "read_ivon_opt": "fit.ivon_interop",
     "read_study": "study.file",
     "recommend": "study.recommend",
@@ -84,12 +90,14 @@ _HOMES = {
     "save_posterior": "io.posterior_file",
     "scattered": "fit.mixture_vi",
     "scorer": "run.scoring",
+    "snapshot_posterior": "fit.snapshots",
     "squared_gradients": "fit.squared_gradients",
     "sweep": "run.sweep",
     "von": "fit.von",
 }
 
 __all__ = [
+    "AdamMoments",
     "AdamWRecipe",
     "Beta",
     "Diagonal",
@@ -111,6 +119,7 @@ __all__ = [
     "Store",
     "StudentT",
     "accuracy",
+    "adam_moments",
     "by_autograd",
     "compare",
     "compare_fronts",
@@ -126,6 +135,7 @@ __all__ = [
     "mode_parts",
     "modes",
     "open_checkpoint",
+    "open_optimizer",
     "read_ivon_opt",
     "read_study",
     "recommend",
@@ -133,6 +143,7 @@ __all__ = [
     "save_posterior",
     "scattered",
     "scorer",
+    "snapshot_posterior",
     "squared_gradients",
     "sweep",
     "von",

@@ -153,7 +153,7 @@ def _run(file: Path, out: Path | None, workers: int | None, quiet: bool) -> None
     with _opened(study, file) as work:
         previewed, trained = (len(work.alphas(steps)) for steps in (study.preview.steps, study.truth.steps))
         joint = f"{trained} joint runs and one at each pick" if study.truth.steps else "no joint runs"
-        methods = len(study.preview.methods)
+        methods = len(study.previews())
         click.echo(f"{len(study.tasks)} tasks: {previewed} weightings by {methods} previews; {joint}.")
         with bars(quiet) as progress:
             cores = workers or _cores()
@@ -300,9 +300,9 @@ def finetune(
     found = _study(study, out)
     weights = _alpha(alpha, found.names())  # all that can be wrong is seen before any training
     _writable(checkpoint)
-    if warm_start not in (None, *found.preview.methods):
+    if warm_start not in (None, *found.previews()):
         raise StudyError(
-            f"--warm-start {warm_start}: the study has no such preview. Its methods are {', '.join(found.preview.methods)}."
+            f"--warm-start {warm_start}: the study has no such preview. Its methods are {', '.join(found.previews())}."
         )
     with _opened(found, study) as work, bars(quiet) as progress:
         runs = fit(work, progress=progress) if warm_start else None

@@ -97,4 +97,4 @@ def _named(what: str) -> str:
     from previa.study.file import METHODS
 
     known = {"pretrain": "pretrain the base", "finetune": "finetune each task", "joint": "joint runs (truth)"}
-    return f"preview, {what}" if what in METHODS else known.get(what, what)
+    return f"preview, {what}" if what in METHODS or what.startswith("mixture_") else known.get(what, what)

@@ -50,6 +50,9 @@ PIXELS_PER_INCH = 140
 
 def label(method: str) -> str:
     """The name of a method for a person: the known ones in words, any other as it is."""
+    part = method.removeprefix("mixture_")
+    if part != method and part.isdecimal():
+        return f"Mixture of {part}, EM"
     return LABELS.get(method, method)
 
 
