@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 
@@ -22,9 +22,29 @@ from torch.nn import Module
 from torch.nn.functional import avg_pool2d
 
 from previa import (
-    AdamWRecipe, Diagonal, Expected, Flat, Given, Isotropic, IvonRecipe, Mixture, Modes, Provenance, Recipe, Sampled, StudentT,
-    damped, finetune, grid, load_posterior, modes, open_checkpoint, save_checkpoint, save_posterior, squared_gradients, sweep,
+    Diagonal,
+    Expected,
+    Flat,
+    Given,
+    Isotropic,
+    IvonRecipe,
+    Mixture,
+    Modes,
+    Provenance,
+    Recipe,
+    Sampled,
+    StudentT,
+    damped,
+    finetune,
+    load_posterior,
+    modes,
+    open_checkpoint,
+    save_checkpoint,
+    save_posterior,
+    squared_gradients,
+    sweep,
 )  # fmt: skip
+from previa.fit.snapshots import snapshot_posterior
 from previa.run.draws import generator
 from previa.run.evaluate import Evaluation
 from previa.run.executors import map_processes
@@ -34,6 +54,7 @@ from previa.study.store import Store
 
 TASKS = {"vehicles": (0, 1, 8, 9), "cat-dog": (3, 5), "animals": (4, 5, 6, 7)}  # no bird; dog is in two
 CLASSES = tuple(sorted({c for classes in TASKS.values() for c in classes}))
+MODES = ("given", "sampled", "expected")  # labels of squared gradients
 Method = Callable[[Tensor], Modes]
 
 
@@ -56,6 +77,7 @@ class Settings:
     seeds: int
     grid: int
     fisher: int  # examples of each task for squared gradients
+    iterations: int  # of EM, at most
     batch: int = 50
     lr: float = 0.1
     beta2: float = 0.9999
@@ -64,14 +86,17 @@ class Settings:
     hess_init: float = 0.1
     tune_lr: float = 0.01
     tune_beta2: float = 0.9999
-    adamw_lr: float = 1e-3
+    tune_ess: float = 50_000
+    tune_samples: int = 5  # of the tasks' runs, whose precisions are used
+    joint_samples: int = 5  # of joint runs, of which only the mean is
+    tiny: bool = False  # the test images stand in for the training images, which take long to read
 
 
 SCALES = {
-    "tiny": Settings(8, 4, 1, 200, 600, 8, 4, 1, 1, (2, 3, 4), 4, 1, 2, 3, 20),
-    "small": Settings(16, 16, 3, 15_000, 35_000, 150, 40, 12, 1, (25, 50, 75, 100, 125, 150), 250, 1, 5, 10, 500,
-                      beta2=0.9995, tune_beta2=0.99),
-    "paper": Settings(32, 16, 3, 25_000, 25_000, 1000, 100, 1000, 5, (25, 50, 75, 100, 125, 150), 250, 20, 5, 10, 2500),
+    "tiny": Settings(8, 2, 1, 100, 400, 4, 2, 1, 1, (1, 2, 3), 3, 1, 2, 2, 20, 5, tune_samples=1, joint_samples=1, tiny=True),
+    "small": Settings(8, 16, 3, 15_000, 35_000, 150, 40, 8, 1, (25, 50, 75, 100, 125, 150), 250, 1, 5, 10, 500, 500,
+                      beta2=0.9995, tune_lr=0.02, tune_beta2=0.99, tune_samples=2, joint_samples=1),
+    "paper": Settings(32, 16, 3, 25_000, 25_000, 1000, 100, 1000, 5, (25, 50, 75, 100, 125, 150), 250, 20, 5, 10, 2500, 500),
 }  # fmt: skip
 
 
@@ -88,23 +113,19 @@ class Bench:
         """The network at its first parameters, and the pretrained running statistics where there are any."""
         model = build(self.seed, self.settings.width, self.settings.blocks)
         if (self.out / "base-statistics.safetensors").exists():
-            model.load_state_dict(dict(open_checkpoint(self.out / "base-statistics.safetensors")), strict=False)
+            model.load_state_dict(
+                dict(open_checkpoint(self.out / "base-statistics.safetensors")), strict=False
+            )
         return model.to(self.device)
 
-    def recipe(self, steps: int, *, snapshots: tuple[int, ...] = ()) -> Recipe:
+    def recipe(self, steps: int, samples: int, snapshots: tuple[int, ...] = ()) -> Recipe:
         """Finetuning: no weight decay, a smaller learning rate; alpha is the share of the examples (mean losses)."""
-        s = self.settings
+        s, kept = self.settings, tuple(step * self.settings.updates for step in snapshots)
         ivon = IvonRecipe(
-            lr=s.tune_lr,
-            ess=s.ess,
-            hess_init=s.hess_init,
-            betas=(0.9, s.tune_beta2),
-            samples=s.samples,
+            lr=s.tune_lr, ess=s.tune_ess, hess_init=s.hess_init, betas=(0.9, s.tune_beta2), samples=samples
         )
-        kept = tuple(step * s.updates for step in snapshots)
-        return Recipe(
-            optimizer=ivon, steps=steps * s.updates, batch_size=s.batch, sampling="sample", snapshots=kept
-        )
+        steps *= s.updates
+        return Recipe(optimizer=ivon, steps=steps, batch_size=s.batch, sampling="sample", snapshots=kept)
 
     def base(self) -> Diagonal:
         posterior, _ = load_posterior(self.out / "base.safetensors")
@@ -113,6 +134,9 @@ class Bench:
 
     def file(self, task: str, seed: int, step: int) -> Path:
         return self.out / "runs" / f"{task}-seed{seed}-step{step}.safetensors"
+
+    def squares(self, task: str, mode: str) -> Path:
+        return self.out / "runs" / f"{task}-squares-{mode}.safetensors"
 
 
 @cache
@@ -123,7 +147,8 @@ def read_images(settings: Settings, out: Path) -> dict[str, tuple[Tensor, Tensor
         out.mkdir(parents=True, exist_ok=True)
         found = {}
         for part in ("train", "test"):
-            pixels, found[f"{part}_classes"] = images(data("cifar10", f"cifar10_jpeg_{part}.npz"))
+            file = "test" if settings.tiny else part  # in a tenth of the time
+            pixels, found[f"{part}_classes"] = images(data("cifar10", f"cifar10_jpeg_{file}.npz"))
             size = 32 // settings.pixels
             small = avg_pool2d(torch.from_numpy(pixels).permute(0, 3, 1, 2).float(), size)
             found[f"{part}_pixels"] = small.round().byte().numpy()
@@ -168,9 +193,7 @@ def train(bench: Bench, alpha: tuple[float, ...], recipe: Recipe, seed: int) -> 
     tasks = {task: parts[task] for task in TASKS}
     base = bench.base()
     start = base if isinstance(recipe.optimizer, IvonRecipe) else base.mode()
-    return finetune(
-        bench.model(), tasks, alpha, recipe, seed=seed, start=start, start_ess=bench.settings.ess
-    )
+    return finetune(bench.model(), tasks, alpha, recipe, seed=seed, start=start, start_ess=bench.settings.ess)
 
 
 def corner(task: str) -> tuple[float, ...]:
@@ -222,7 +245,9 @@ def finetune_task(item: tuple[str, int]) -> float:
     """In a worker: one task's run by one seed, a posterior file after each of the kept steps; its seconds."""
     (task, seed), bench = item, _here[0]
     s = bench.settings
-    found = train(bench, corner(task), bench.recipe(s.steps[-1], snapshots=s.steps), 1000 * bench.seed + seed)
+    found = train(
+        bench, corner(task), bench.recipe(s.steps[-1], s.tune_samples, s.steps), 1000 * bench.seed + seed
+    )
     examples = len(read_images(s, bench.out)[task][0])
     for step, posterior in zip(s.steps, found.snapshots, strict=True):
         facts = Provenance(
@@ -230,7 +255,7 @@ def finetune_task(item: tuple[str, int]) -> float:
             source="ivon",
             reduction="mean",
             examples=examples,
-            ess=s.ess,
+            ess=s.tune_ess,
             beta2=s.tune_beta2,
             steps=step * s.updates,
             hess_init=s.hess_init,
@@ -243,8 +268,8 @@ def finetune_task(item: tuple[str, int]) -> float:
 
 def joint_run(alpha: tuple[float, ...]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], float]:
     """In a worker: a joint run scored with recalibrated statistics, as merged models, and with its own running ones."""
-    bench = _here[0]
-    found = train(bench, alpha, bench.recipe(bench.settings.joint_steps), 1000 * bench.seed)
+    bench, s = _here[0], _here[0].settings
+    found = train(bench, alpha, bench.recipe(s.joint_steps, s.joint_samples), 1000 * bench.seed)
     model, (score, recalibrate) = bench.model(), judge(bench)
     model.load_state_dict(dict(found.statistics), strict=False)
     results = []
@@ -256,6 +281,27 @@ def joint_run(alpha: tuple[float, ...]) -> tuple[dict[str, np.ndarray], dict[str
             assert failure is None, failure
             results.append(dict(scores))
     return results[1], results[0], found.seconds + seconds
+
+
+def square_gradients(item: tuple[str, str]) -> None:
+    """In a worker: squared gradients at the mean of a task's first run, with recalibrated statistics; one file."""
+    (task, mode), bench = item, _here[0]
+    s, model = bench.settings, bench.model()
+    x, y = (part[: s.fisher] for part in read_images(s, bench.out)[task])
+    labels = {"given": Given(class_loss), "expected": Expected(logits)}
+    labels["sampled"] = Sampled(logits, generator(bench.seed, "labels", task))
+    at = load_posterior(bench.file(task, 0, s.steps[-1]))[0].mode()
+    with live(model, at.layout) as place:
+        place(at.vector)
+        judge(bench)[1](model)
+        batches = [
+            (a.to(bench.device), b.to(bench.device)) for a, b in zip(x.split(50), y.split(50), strict=True)
+        ]
+        save_checkpoint(bench.squares(task, mode), squared_gradients(model, batches, labels[mode]).mean)
+
+
+def logits(model: Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return model(batch[0])
 
 
 def settle(name: str, store: Store, function: Callable, items: list, bench: Bench, workers: int) -> Iterator:
@@ -294,7 +340,8 @@ def paper_methods(bench: Bench, runs: Mapping[str, Mapping[tuple[int, int], Diag
     last = [own[0, bench.settings.steps[-1]] for own in runs.values()]
     found = {"simple": merging([Isotropic(q.mode()) for q in last]), "ivon_hessian": merging(last)}
     for name, kept in mixtures(bench.settings).items():
-        found[name] = merging([Mixture(chosen(own, kept)) for own in runs.values()])
+        mixed = [Mixture(chosen(own, kept)) for own in runs.values()]
+        found[name] = merging(mixed, iterations=bench.settings.iterations)
     return found
 
 
@@ -308,8 +355,15 @@ def chosen(own: Mapping[tuple[int, int], Diagonal], steps: tuple[int, ...]) -> l
     return [q for (_, step), q in own.items() if step in steps]
 
 
-def merging(posteriors: list, **options: object) -> Method:
-    return lambda alphas: modes(alphas, posteriors, **options)
+def merging(posteriors: list, blocks: list[tuple[int, int]] | None = None, iterations: int = 500) -> Method:
+    return lambda alphas: modes(alphas, posteriors, blocks=blocks, max_iterations=iterations)
+
+
+def pooled(ensembles: list[list]) -> Method:
+    """Every task's components merged with equal weights, without EM: what a mixture adds is beyond this."""
+    K = len(ensembles[0])
+    members = [q for own in ensembles for q in own]
+    return lambda alphas: modes(alphas.repeat_interleave(K, 1) / K, members)
 
 
 def warped(method: Method, p: float) -> Method:
@@ -324,17 +378,32 @@ def beyond(bench: Bench, runs: Mapping[str, Mapping[tuple[int, int], Diagonal]])
     last = [own[0, s.steps[-1]] for own in runs.values()]
     blocks = last[0].layout.blocks()
     found = {
-        "mixture_30_blocks": merging([Mixture(members) for members in all_30], blocks=blocks),
+        "mixture_30_blocks": merging([Mixture(members) for members in all_30], blocks, s.iterations),
+        "simple_30": pooled([[Isotropic(q.mode()) for q in members] for members in all_30]),
+        "hessian_30": pooled(all_30),
         "simple_warped": warped(paper["simple"], 0.5),
         "hessian_warped": warped(paper["ivon_hessian"], 0.5),
-        "student_t": merging([StudentT(q.mode(), q.precision, 1.0) for q in last]),
-        "student_t_blocks": merging([StudentT(q.mode(), q.precision, 1.0) for q in last], blocks=blocks),
+        "student_t": merging([StudentT(q.mode(), q.precision, 1.0) for q in last], iterations=s.iterations),
     }
-    for tau in (100.0, 10_000.0):
-        found[f"mixture_30_tempered_{tau:g}"] = merging(
-            [Mixture(members, temperature=tau) for members in all_30]
-        )
+    for mode, prior in (("given", 10.0), ("sampled", 10.0), ("expected", 10.0), ("expected", 0.1)):
+        name = "squared_gradients" if mode == "given" else f"squared_gradients_{mode}"
+        name += "" if prior == 10 else f"_prior_{prior:g}"
+        precisions, _ = damped([Flat.of(dict(open_checkpoint(bench.squares(t, mode)))) for t in TASKS], prior)
+        found[name] = merging([Diagonal(q.mode(), h) for q, h in zip(last, precisions, strict=True)])
+    swag = [
+        snapshot_posterior([q.mode() for q in members], mean=members[len(s.steps) - 1].mode())
+        for members in all_30
+    ]
+    found["snapshots"] = merging(swag)
+    for tau in (100.0, 1000.0, 10_000.0):
+        mixed = [Mixture(members, temperature=tau) for members in all_30]
+        found[f"mixture_30_tempered_{tau:g}"] = merging(mixed, iterations=s.iterations)
     return found
+
+
+def coarse(alpha: tuple[float, ...]) -> int:
+    """Uniform weights and a grid of spacing 0.2 come first: a run that is cut off has seen the whole triangle."""
+    return int(max(alpha) - min(alpha) > 1e-6 and any(abs(5 * a - round(5 * a)) > 1e-6 for a in alpha))
 
 
 @contextmanager
@@ -349,7 +418,9 @@ def threaded(count: int) -> Iterator[None]:
 
 def told(what: str, done: int, total: int, since: float | None = None) -> None:
     if done == total or done % max(1, total // 20) == 0:
-        left = "" if since is None else f", {(time.perf_counter() - since) / done * (total - done):.0f} s left"
+        left = (
+            "" if since is None else f", {(time.perf_counter() - since) / done * (total - done):.0f} s left"
+        )
         print(f"{what}: {done} of {total}{left}", flush=True)
 
 
@@ -381,18 +452,28 @@ def run(o: Options, s: Settings, started: float) -> None:
     jobs = [(t, k) for t in TASKS for k in range(s.seeds) if not bench.file(t, k, s.steps[-1]).exists()]
     for _, seconds in settle("finetune", store, finetune_task, jobs, bench, o.workers):
         store.add_seconds("finetune/ivon", seconds)
+    jobs = [(t, mode) for t in TASKS for mode in MODES if not bench.squares(t, mode).exists()]
+    for _ in settle("squared gradients", store, square_gradients, jobs, bench, o.workers):
+        pass
     alphas = weightings(len(TASKS), s.grid)
-    missing = [tuple(alphas[row].tolist()) for row in store.missing("joint", alphas)]
-    for alpha, (scores, running, seconds) in settle("joint", store, joint_run, missing, bench, o.workers):
-        store.record("joint_from_running", alpha, running, seconds=0.0)
-        store.record("joint", alpha, scores, seconds=seconds)
     score, recalibrate = judge(bench)
     runs = ensembles(bench)
     for name, method in (paper_methods(bench, runs) | beyond(bench, runs)).items():
         sweep(bench.model(), method, score, alphas, store=store, name=name, recalibrate=recalibrate, workers=o.workers, progress=told)  # fmt: skip
+    missing = sorted((tuple(alphas[row].tolist()) for row in store.missing("joint", alphas)), key=coarse)
+    for alpha, (scores, running, seconds) in settle("joint", store, joint_run, missing, bench, o.workers):
+        store.record("joint_from_running", alpha, running, seconds=0.0)
+        store.record("joint", alpha, scores, seconds=seconds)
     columns = [("joint", "joint finetuning"), ("simple", "simple"), ("ivon_hessian", "IVON-HESS")]
     columns += [(name, name.replace("_", " of ")) for name in mixtures(s)]
-    finish(o, store, started=started, title="ResNet-20 on CIFAR-10", columns=columns, settings={**asdict(s), "sizes": sizes})
+    finish(
+        o,
+        store,
+        started=started,
+        title="ResNet-20 on CIFAR-10",
+        columns=columns,
+        settings={**asdict(s), "sizes": sizes},
+    )
 
 
 if __name__ == "__main__":
