@@ -1,17 +1,19 @@
-"""modes: the preview parameters for every weighting, in closed form or by EM (eq. 10, 12, 14)."""
+"""modes: the preview parameters for every weighting: in closed form, by conjugate gradients or by EM (eq. 10, 12, 14)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from previa.core.conjugate_gradients import products_modes
 from previa.core.em import em
 from previa.core.merge import Alphas, as_alphas, with_prior
 from previa.core.params import Flat
-from previa.core.posterior import Bounded, Posterior
+from previa.core.posterior import Bounded, Posterior, Products
 from previa.core.weighted import weighted_modes, weighted_parts
 from previa.errors import InputError
 
@@ -25,20 +27,22 @@ class Modes:
     params: Flat
     """[A, P]"""
     stats: Mapping[str, Tensor]
-    """[A] each: empty for a closed form; for EM iterations, converged, objective, effective_k, start"""
+    """[A] each: empty for a closed form; for conjugate gradients iterations, converged, residual; for EM iterations,
+    converged, objective, effective_k, start"""
 
 
 def modes(
     alphas: Alphas,
-    posteriors: Sequence[Posterior | Bounded],
-    prior: Posterior | None = None,
+    posteriors: Sequence[Posterior | Bounded | Products],
+    prior: Posterior | Products | None = None,
     *,
     blocks: Blocks | None = None,
     max_iterations: int = 500,
 ) -> Modes:
     """argmax_theta log p0(theta)*gamma + sum_t alpha_t log q_t(theta), for each row of alphas [A, T] (eq. 8).
 
-    Exponential families: one matrix product per chunk of parameters. Mixtures and Student-t: EM from several starts.
+    Exponential families: one matrix product per chunk of parameters. Gaussians known by their products (Kronecker), with
+    Diagonal or Isotropic beside them or as prior: conjugate gradients. Mixtures and Student-t: EM from several starts.
     blocks: (start, stop) ranges that tile the parameter vector, as Layout.blocks() gives; a mixture is then taken as a product
     of mixtures, one a block, with responsibilities of its own (for mixtures and Student-t only).
     Raises AlphaError, InputError, ParamsError, PrecisionError as ``merge``.
@@ -46,12 +50,19 @@ def modes(
     if not posteriors:
         raise InputError("modes: there are no posteriors.")
     alpha = as_alphas(alphas, len(posteriors)).view(-1, len(posteriors))
+    if isinstance(prior, Products) or any(isinstance(q, Products) for q in posteriors):
+        weights, _ = with_prior(alpha, [], cast("Posterior | None", prior))  # it only counts
+        members = [*posteriors, *([] if prior is None else [prior])]
+        return Modes(*products_modes(weights, members, max_iterations))
     if all(isinstance(q, Posterior) for q in posteriors):
-        weights, members = with_prior(alpha, [q for q in posteriors if isinstance(q, Posterior)], prior)
-        return Modes(weighted_modes(weights, members), {})
+        weights, closed = with_prior(alpha, [q for q in posteriors if isinstance(q, Posterior)], prior)
+        return Modes(weighted_modes(weights, closed), {})
+    others = [q for q in posteriors if not isinstance(q, Products)]
+    if any(isinstance(c, Products) for q in others if isinstance(q, Bounded) for c in q.components):
+        raise InputError("modes: a mixture's components must be members of an exponential family, such as Diagonal.")
     if blocks is None:
-        return Modes(*em(alpha, posteriors, prior, max_iterations))
-    return _blockwise(alpha, posteriors, prior, blocks, max_iterations)
+        return Modes(*em(alpha, others, prior, max_iterations))
+    return _blockwise(alpha, others, prior, blocks, max_iterations)
 
 
 def mode_parts(
@@ -59,8 +70,11 @@ def mode_parts(
 ) -> Iterator[tuple[slice, Tensor]]:
     """The closed-form modes of all weightings in chunks: (entries, values [A, chunk]), for models too large for [A, P].
 
-    Each yielded tensor is overwritten by the next. Raises as ``modes``.
+    Each yielded tensor is overwritten by the next. Raises as ``modes``, and InputError for families without a closed form.
     """
+    open_ = [q for q in [*posteriors, prior] if q is not None and not isinstance(q, Posterior)]
+    if open_:
+        raise InputError(f"mode_parts: {type(open_[0]).__name__} has no closed form; use previa.modes.")
     alpha = as_alphas(alphas, len(posteriors)).view(-1, len(posteriors))
     weights, members = with_prior(alpha, posteriors, prior)
     return weighted_parts(weights, members)

@@ -84,6 +84,31 @@ class Bounded(Protocol):
         ...
 
 
+@runtime_checkable
+class Products(Protocol):
+    """A Gaussian N(mean, H^-1) known by its products H v: for precisions whose weighted sums have no short form.
+
+    ``previa.modes`` solves sum_t alpha_t H_t (theta - theta_t) = 0 (eq. 10) for them by conjugate gradients.
+    """
+
+    @property
+    def layout(self) -> Layout:
+        """Names and shapes of the parameters."""
+        ...
+
+    def mode(self) -> Flat:
+        """The mean, [P]."""
+        ...
+
+    def times(self, v: Tensor) -> Tensor:
+        """H v for each row of v [A, P], float64 as v; H is symmetric and positive definite."""
+        ...
+
+    def diagonal(self) -> Tensor:
+        """The diagonal of H, [P], above zero: it conditions the equations."""
+        ...
+
+
 Q = TypeVar("Q", bound=Posterior)
 
 
