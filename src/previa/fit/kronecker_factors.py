@@ -71,6 +71,8 @@ def kronecker_factors(
     with torch.enable_grad():
         for index, batch in enumerate(batches):
             B = len(Examples(batch))
+            if not B:
+                continue
             with recorded(layers) as calls:
                 outputs = labels.outputs(model, batch, B)
             terms = labels.losses(outputs, labels.targets(outputs))
@@ -107,6 +109,8 @@ def input_moments(
     with torch.no_grad():
         for index, batch in enumerate(batches):
             B = len(Examples(batch))
+            if not B:
+                continue
             with recorded(layers) as calls:
                 forward(model, batch)
             if not count:
