@@ -31,26 +31,35 @@ def mixture_vi(
 ) -> Mixture:
     """q = sum_c pi_c N(mu_c, P_c^-1) that minimises KL(q || exp(-l)/Z) (eq. 7), from K components ``starts``, pi = 1/K.
 
-    With h = log q + l, delta_c = N_c/q and E the mean over samples z ~ q (the defaults are the settings of App. B.2):
-        P_c  <- P_c + lr E[delta_c Hess h]            (where this is not positive definite, the step of von.stepped)
-        mu_c <- mu_c - lr P_c^-1 E[delta_c grad h]    (with the new P_c)
-        log(pi_c/pi_K) <- log(pi_c/pi_K) - lr_weights E[(delta_c - delta_K) h]
-        r_c = pi_c delta_c,  a_c = P_c (mu_c - z),  grad log q = gq = sum r_c a_c
+    With h = log q + l and E_c the expectation over z ~ N_c (the defaults are the settings of App. B.2):
+        P_c  <- P_c + lr E_c[Hess h]            (where P_c would lose more than half, as von.stepped)
+        mu_c <- mu_c - lr P_c^-1 E_c[grad h]    (with the new P_c)
+        log(pi_c/pi_K) <- log(pi_c/pi_K) - lr_weights (E_c[h] - E_K[h])
+        r_c = pi_c N_c/q,  a_c = P_c (mu_c - z),  grad log q = gq = sum r_c a_c
         Hess log q = - sum r_c P_c + sum r_c a_c a_c' - gq gq'
-    Samples are spread over the components in proportion to pi (systematic sampling: the same expectation, less noise), so with
-    equal weights and ``samples`` a multiple of K each component has as many. h counts from its mean: E[delta_c - delta_K] = 0.
-    All components move from the same q, in float64 and in logs. Responsibilities saturate when P is large: components with
-    none of the samples are skipped, so a step costs one Cholesky factor per component that moves, and 3 P^2 (K + samples) numbers.
-    Raises InputError for a bad setting, ParamsError and NotFiniteError for bad derivatives or starts.
+    ``samples`` z are drawn from all components equally often and serve all: E_c[f] is the mean of delta_c f, delta_c = N_c/qbar
+    with qbar = sum_k N_k/K. With pi = 1/K that is the paper's z ~ q and delta_c = N_c/q; but N_c/q grows as 1/pi_c, and threw
+    components of little weight far away. With ``samples`` a multiple of K each component is drawn as often, else at random.
+    A component that is drawn alone takes a step of lr K/samples.
+
+    All components move from the same q, in float64 and in logs. With many parameters components do not overlap: those without
+    a sample are skipped, so a step costs two Cholesky factors per component that moves. It holds some 3 K P^2 numbers.
+    Raises InputError for a bad setting, ParamsError and NotFiniteError for bad derivatives or starts, PrecisionError as von.
     """
     check_settings("mixture_vi", lr=lr, samples=samples, steps=steps)
-    if not (lr_weights >= 0 and math.isfinite(lr_weights)):
-        raise InputError(f"mixture_vi: lr_weights is {lr_weights}, but it must be finite and not negative.")
+    K = len(starts)
     if not starts:
         raise InputError("mixture_vi: it needs at least one component to start from, as `scattered` gives.")
+    if not (lr_weights >= 0 and math.isfinite(lr_weights)):
+        raise InputError(f"mixture_vi: lr_weights is {lr_weights}, but it must be finite and not negative.")
+    if lr * K > samples:
+        raise InputError(
+            f"mixture_vi: lr {lr} x {K} components / {samples} samples is the step of a component that is drawn alone, and "
+            f"must not be above 1: lower lr to {samples / K:.2g} or take more samples, best a multiple of {K}."
+        )
     layout = starts[0].layout
     for number, q in enumerate(starts):
-        layout.check(q.mean, f"component {number}", "component 0")
+        layout.check(q.mean, f"mixture_vi: component {number}", "component 0")
         if q.layout != layout:
             raise ParamsError(
                 f"mixture_vi: component {number} has its tensors in another order than component 0."
@@ -58,32 +67,38 @@ def mixture_vi(
     mu = torch.stack([Flat.of(q.mean).vector for q in starts])  # [K, P]
     P = torch.stack([q.precision for q in starts])  # [K, P, P]
     L = torch.linalg.cholesky(P)
-    log_pi = torch.full((len(starts),), -math.log(len(starts))).to(mu)
+    log_pi = torch.full((K,), -math.log(K)).to(mu)
     for step in range(1, steps + 1):
-        z = _draw(mu, L, log_pi, samples, generator)
+        where = f"mixture_vi, step {step}"
+        z = _draw(mu, L, samples, generator)
         log_n, a = _log_densities(z, mu, L)
+        log_qbar = torch.logsumexp(log_n, -1) - math.log(K)
         log_q = torch.logsumexp(log_pi + log_n, -1)
-        r = (log_pi + log_n - log_q[:, None]).exp()
-        r[r < NEGLIGIBLE] = 0.0
-        delta = r / log_pi.exp() / samples  # so that sums over samples are means
+        delta = (log_n - log_qbar[:, None]).exp()
+        delta[delta < NEGLIGIBLE] = 0.0
+        delta = delta / samples  # so that sums over samples are means
         active = (delta > 0).any(0).nonzero().flatten()
+        r = (log_pi + log_n - log_q[:, None]).exp()
         grad_q = torch.einsum("sk,skp->sp", r, a)
         h, g = log_q.clone(), torch.zeros_like(mu)
         G = mu.new_zeros(len(active), P[0].numel())
-        for rows, loss, gradient, H in evaluated(derivatives, z, f"mixture_vi, step {step}"):
+        for rows, loss, gradient, H in evaluated(derivatives, z, where):
             h[rows] += loss
             g += delta[rows].mT @ (gradient + grad_q[rows])
             hess_h = H + _hessian_of_log_q(r[rows], a[rows], grad_q[rows], P)
             G.addmm_(delta[rows][:, active].mT, hess_h.flatten(1))
         for some in chunks(len(active), mu.shape[1]):
             c, Gc = active[some], G[some].unflatten(-1, P.shape[1:])
-            P[c], L[c] = stepped(P[c], L[c], 0.5 * (Gc + Gc.mT), lr)
+            P[c], L[c] = stepped(P[c], L[c], 0.5 * (Gc + Gc.mT), lr, where)
             mu[c] -= lr * torch.cholesky_solve(g[c].unsqueeze(-1), L[c]).squeeze(-1)
-        log_pi = (log_pi - lr_weights * delta.mT @ (h - h.mean())).log_softmax(-1)
+        mean_h = (log_q - log_qbar).softmax(
+            0
+        ) @ h  # over z ~ q; E_c[h] - E_K[h] does not change when h is counted from it
+        log_pi = (log_pi - lr_weights * delta.mT @ (h - mean_h)).log_softmax(-1)
         if watch is not None:
-            watch(step, -float(h.mean()))
+            watch(step, -float(mean_h))
     pi = log_pi.exp()
-    return Mixture([Full(Flat(layout, mu[c]), P[c]) for c in range(len(mu)) if pi[c] > 0], pi[pi > 0])
+    return Mixture([Full(Flat(layout, mu[c]), P[c]) for c in range(K) if pi[c] > 0], pi[pi > 0])
 
 
 def scattered(q: Full, components: int, *, spread: float = 1.0, generator: Generator) -> list[Full]:
@@ -94,11 +109,10 @@ def scattered(q: Full, components: int, *, spread: float = 1.0, generator: Gener
     return [q.from_natural((H.flatten(), H @ mean)) for mean in means]  # they share H's memory
 
 
-def _draw(mu: Tensor, L: Tensor, log_pi: Tensor, samples: int, generator: Generator) -> Tensor:
-    """z [S, P] ~ q, components by systematic sampling: component c is drawn S pi_c times, rounded up or down."""
+def _draw(mu: Tensor, L: Tensor, samples: int, generator: Generator) -> Tensor:
+    """z [S, P] ~ qbar: of each component S/K samples, rounded up or down at random (systematic sampling)."""
     u = torch.rand((), dtype=mu.dtype, generator=generator, device=generator.device).to(mu)
-    places = (u + torch.arange(samples).to(mu)) / samples
-    c = torch.searchsorted(log_pi.exp().cumsum(0), places, right=True).clamp_max(len(mu) - 1)
+    c = ((u + torch.arange(samples).to(mu)) * len(mu) / samples).long().clamp_max(len(mu) - 1)
     eps = normal(samples, mu, generator)
     z = torch.empty_like(eps)
     for k in c.unique().tolist():
@@ -117,7 +131,7 @@ def _log_densities(z: Tensor, mu: Tensor, L: Tensor) -> tuple[Tensor, Tensor]:
 
 def _hessian_of_log_q(r: Tensor, a: Tensor, grad_q: Tensor, P: Tensor) -> Tensor:
     """- sum r_c P_c + sum r_c a_c a_c' - gq gq' [S, P, P], from r [S, K], a [S, K, P] and gq = sum r_c a_c [S, P]."""
-    H = -(r @ P.flatten(1)).unflatten(-1, P.shape[1:])
+    H: Tensor = -(r @ P.flatten(1)).unflatten(-1, P.shape[1:])
     H.baddbmm_((r.unsqueeze(-1) * a).mT, a)
     H.baddbmm_(grad_q.unsqueeze(-1), grad_q.unsqueeze(1), alpha=-1)
     return H
