@@ -148,7 +148,7 @@ def show(facts: Mapping[str, Any]) -> None:
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     table.add_column("method", no_wrap=True)
-    for name in ("regret@1", "pick", "previewed", "true", "Spearman", "top\n25 %", "IoU", "MSE", "offset", "seconds"):  # fmt: skip
+    for name in ("regret@1", "pick", "previewed", "true", "Spearman", "top\n25 %", "IoU", "MSE", "offset", "weight-\nings", "seconds"):  # fmt: skip
         table.add_column(name, justify="right", no_wrap=True)
     for name, q in sorted(facts["methods"].items(), key=_order):
         cells = [
@@ -160,7 +160,7 @@ def show(facts: Mapping[str, Any]) -> None:
         ]
         shown = ["-" if value is None else f"{value:.3f}" for value in cells]
         pick = "(" + ", ".join(f"{w:.3g}" for w in q["pick"]) + ")"
-        numbers = f"{q['mse']:.4f}", f"{q['offset']:+.3f}", f"{q['seconds']:.1f}"
+        numbers = f"{q['mse']:.4f}", f"{q['offset']:+.3f}", str(q["weightings"]), f"{q['seconds']:.1f}"
         table.add_row(name, f"{q['regret_at_1']:.4f}", pick, *shown, *numbers)
     console = Console(width=max(150, Console().width))
     print(f"\n{facts['title']}: previews judged by joint finetuning, best regret first\n")

@@ -72,6 +72,7 @@ def check_facts(facts):
         assert q["regret_at_1"] >= q["regret_at_k"] >= 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_every_figure_runs_end_to_end_and_again_at_the_tiny_scale(script, tmp_path):
     arguments = "--scale", "tiny", "--out", tmp_path / "out", "--docs", tmp_path / "docs", "--workers", 1
