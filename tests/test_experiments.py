@@ -207,6 +207,20 @@ def test_an_experiment_without_its_data_says_so_and_ends_well(module, monkeypatc
     assert module("_shared").data("set") == tmp_path / "set"
 
 
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [
+        ("print('hello')", "ran"),
+        ("print('skipped: fig0 needs mnist')", "skipped: fig0 needs mnist"),
+        ("raise SystemExit(3)", "FAILED with status 3: see its output above"),
+    ],
+)
+def test_the_summary_of_all_says_what_ran_was_skipped_and_failed(code, outcome, module, tmp_path):
+    (tmp_path / "fig0.py").write_text(code)
+    found, seconds = module("all").run(tmp_path / "fig0.py", [])
+    assert (found, seconds > 0) == (outcome, True)
+
+
 def test_data_files_are_read_as_they_were_written(module, tmp_path):
     shared, rng = module("_shared"), np.random.default_rng(0)
     pixels = rng.integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
