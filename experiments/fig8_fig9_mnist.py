@@ -1,0 +1,374 @@
+"""Figures 8 and 9: softmax regression on MNIST, three tasks of disjoint classes, imbalanced and balanced (paper, C.1, B.2).
+
+Previews: simple averaging (gradient descent), one full Gaussian a task (VON), mixtures of 20 (Lin et al. 2019) merged by EM; and some
+that are not in the paper. All are of one objective, mean cross entropy + prior, whose joint minima are the truth.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+
+import numpy as np
+import softmax_regression as softmax
+import torch
+from _shared import Options, data, finish, idx, open_store, options, weightings
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from previa import Diagonal, Flat, Full, Isotropic, Layout, Mixture, Modes, StudentT, modes
+from previa.fit.mixture_vi import mixture_vi, scattered
+from previa.fit.von import von
+from previa.study.store import Store
+
+STUDIES = {
+    "fig8_mnist_imbalanced": {"0-1": (0, 1), "2-4": (2, 3, 4), "5-9": (5, 6, 7, 8, 9)},
+    "fig9_mnist_balanced": {"0-2": (0, 1, 2), "3-6": (3, 4, 5, 6), "7-9": (7, 8, 9)},
+}
+COLUMNS = (
+    ("joint", "joint training"),
+    ("simple", "simple"),
+    ("von", "full Gaussian"),
+    ("mixture", "mixture of 20"),
+)
+ROLES = {"simple": "simple", "hessian": "von", "mixture": "mixture"}
+CLASSES = 10
+CHUNK = 1 << 28  # bytes of parameters, and of predictions, at a time
+Method = Callable[[Tensor], Modes]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sizes and hyper-parameters of one scale, the same for both figures."""
+
+    crop: int  # pixels taken off each side: MNIST's digits lie in the middle 20 x 20
+    pool: int  # side of the squares of pixels that are averaged
+    training: int
+    test: int
+    grid: int  # steps of the simplex for the paper's methods
+    beyond: int  # and for the others
+    components: int = 20
+    prior: float = 1e-4  # precision of the prior on the scale of the mean loss
+    ess: float = 6e4  # a posterior is exp(-ess * (mean loss + prior)): MNIST's size, the same for each task
+    spread: float = 0.5  # of the components' means at the start, in standard deviations of the prior
+    lr: float = 3.0
+    steps: int = 2500
+    von_lr: float = 0.1
+    mixture_lr: float = 0.02
+    weights_lr: float = 3e-6
+    samples: int = 3
+    iterations: int = 25
+    bias: float = (
+        0.3  # the constant feature; pixels are scaled to a mean squared norm of 1, so that lr = 3 is stable
+    )
+    tolerance: float = 1e-5  # largest gradient of a joint run
+
+
+SCALES = {
+    "tiny": Settings(4, 5, training=300, test=300, grid=4, beyond=4, components=4, steps=100),
+    "small": Settings(4, 2, training=3000, test=10_000, grid=50, beyond=10),
+    "paper": Settings(0, 1, training=60_000, test=10_000, grid=50, beyond=10),
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One figure's tasks, and the fits of them, each made when it is first asked for."""
+
+    s: Settings
+    train: softmax.Examples
+    classes: Mapping[str, tuple[int, ...]]
+    seed: int
+
+    @cached_property
+    def tasks(self) -> list[softmax.Examples]:
+        """Each task's training examples."""
+        return [self.train.of(labels) for labels in self.classes.values()]
+
+    @cached_property
+    def losses(self) -> list[softmax.Derivatives]:
+        """Each task's l = ess * (mean cross entropy + prior)."""
+        return [softmax.derivatives(task, ess=self.s.ess, prior=self.s.prior) for task in self.tasks]
+
+    def params(self, theta: Tensor) -> Flat:
+        """theta [..., P] under its name and shape."""
+        return Flat(Layout((("weight", (CLASSES, self.train.X.shape[1])),)), theta)
+
+    @property
+    def start(self) -> Full:
+        """The prior, N(0, 1/(ess prior)): where variational fits begin."""
+        P = self.train.size
+        eye = torch.eye(P, dtype=torch.float64, device=self.train.X.device)
+        return Full(self.params(eye.new_zeros(P)), self.s.ess * self.s.prior * eye)
+
+    def generator(self, *what: int) -> torch.Generator:
+        """A stream of random numbers of its own for each use."""
+        return torch.Generator().manual_seed(
+            int(np.random.SeedSequence([self.seed, *what]).generate_state(1)[0])
+        )
+
+    @cached_property
+    def descended(self) -> list[Isotropic]:
+        """Gradient descent as the paper has it."""
+        run = partial(softmax.gradient_descent, lr=self.s.lr, steps=self.s.steps, prior=self.s.prior)
+        return [Isotropic(self.params(run(task))) for task in self.tasks]
+
+    @cached_property
+    def laplace(self) -> list[Full]:
+        """The Hessian at each task's minimum."""
+        zero = self.start.mode().vector
+        return [Full(self.params(theta), H) for theta, H in (softmax.newton(at, zero) for at in self.losses)]
+
+    @cached_property
+    def von(self) -> list[Full]:
+        """The paper's full Gaussians, from the prior."""
+        return [
+            self.gaussian(t, lr=self.s.von_lr, samples=self.s.samples, steps=self.s.iterations)
+            for t in range(3)
+        ]
+
+    @cached_property
+    def von_few(self) -> list[Full]:
+        """One Gaussian with as many updates, of the size, that a component has on average: the mixture without mixing."""
+        s = self.s
+        steps = round(s.iterations * s.samples / s.components)
+        lr = s.mixture_lr * s.components / s.samples
+        return [self.gaussian(t, lr=lr, samples=1, steps=steps, averaged=0.0) for t in range(3)]
+
+    def gaussian(self, t: int, **settings: float) -> Full:
+        """Task t's posterior by VON."""
+        q = self.start
+        return von(
+            self.losses[t], q.mode(), precision=q.precision, generator=self.generator(1, t), **settings
+        )
+
+    @cached_property
+    def mixtures(self) -> list[Mixture]:
+        """The paper's mixtures, components of the prior's precision that start spread out."""
+        s = self.s
+        kept = {"lr": s.mixture_lr, "lr_weights": s.weights_lr, "samples": s.samples, "steps": s.iterations}
+        fitted = []
+        for t, at in enumerate(self.losses):
+            starts = scattered(self.start, s.components, spread=s.spread, generator=self.generator(2, t))
+            fitted.append(mixture_vi(at, starts, generator=self.generator(3, t), **kept))
+        return fitted
+
+    def expanded(self, share: float) -> list[Full]:
+        """The quadratic expansion of each loss on the way from zero to the task's minimum, ``share`` of the way."""
+        quadratics = []
+        for q, at in zip(self.laplace, self.losses, strict=True):
+            theta = share * q.mode().vector
+            _, g, H = (part[0] for part in at(theta[None]))
+            minimum = theta - torch.cholesky_solve(g[:, None], torch.linalg.cholesky(H))[:, 0]
+            quadratics.append(Full(self.params(minimum), H))
+        return quadratics
+
+    def diagonal(self, precision: Callable[[softmax.Examples, Full], Tensor]) -> list[Diagonal]:
+        """Diagonal Gaussians at the tasks' minima."""
+        pairs = zip(self.tasks, self.laplace, strict=True)
+        return [Diagonal(q.mode(), self.params(precision(task, q))) for task, q in pairs]
+
+
+def methods(b: Bench) -> dict[str, tuple[int, Callable[[], Method]]]:
+    """name -> (steps of its grid, what makes the preview method): fits are not made before they are wanted."""
+    s = b.s
+
+    def gaussian(posteriors: Callable[[], list], power: float = 1.0) -> Callable[[], Method]:
+        def make() -> Method:
+            qs = posteriors()
+            return lambda alphas: modes(alphas**power / (alphas**power).sum(-1, keepdim=True), qs)
+
+        return make
+
+    def hot(temperature: float, power: float = 1.0) -> Callable[[], Method]:
+        return gaussian(lambda: [Mixture(q.components, q.weights, temperature) for q in b.mixtures], power)
+
+    def curvature(_: softmax.Examples, q: Full) -> Tensor:
+        return q.precision.diagonal()
+
+    def squares(task: softmax.Examples, q: Full) -> Tensor:
+        return s.ess * softmax.squared_gradients(task, q.mode().vector, s.prior)
+
+    def tails(nu: float) -> list[StudentT]:
+        return [StudentT(q.mode(), q.precision, nu) for q in b.diagonal(curvature)]
+
+    paper = {"simple": gaussian(lambda: b.descended), "von": gaussian(lambda: b.von), "mixture": hot(1.0)}
+    beyond = {
+        "simple_warped": gaussian(lambda: b.descended, 0.5),
+        "von_warped": gaussian(lambda: b.von, 0.5),
+        "mixture_warped": hot(1.0, 0.5),
+        "mixture_tau100": hot(1e2),
+        "mixture_tau10000": hot(1e4),
+        "von_few": gaussian(lambda: b.von_few),
+        "laplace": gaussian(lambda: b.laplace),
+        "diagonal_laplace": gaussian(lambda: b.diagonal(curvature)),
+        "squared_gradients": gaussian(lambda: b.diagonal(squares)),
+        "student_t": gaussian(lambda: tails(1.0)),
+        "expansion_at_0": gaussian(lambda: b.expanded(0.0)),
+        "expansion_at_quarter": gaussian(lambda: b.expanded(0.25)),
+    }
+    return {name: (s.grid, make) for name, make in paper.items()} | {
+        name: (s.beyond, make) for name, make in beyond.items()
+    }
+
+
+def read(s: Settings, seed: int, device: str) -> tuple[softmax.Examples, softmax.Examples]:
+    """(train, test): a random subset of the training images, the first of the test images, pooled and scaled alike."""
+    folder = data("mnist")
+    parts = []
+    for kind, size in (("train", s.training), ("t10k", s.test)):
+        pixels, labels = (
+            idx(folder / f"{kind}-images-idx3-ubyte.gz"),
+            idx(folder / f"{kind}-labels-idx1-ubyte.gz"),
+        )
+        rows = np.random.default_rng(seed).permutation(len(labels))[:size] if kind == "train" else slice(size)
+        X = torch.from_numpy(pixels[rows].astype("float64") / 255)
+        X = X[:, s.crop : X.shape[1] - s.crop, s.crop : X.shape[2] - s.crop]
+        X = avg_pool2d(X[:, None], s.pool).flatten(1)
+        parts.append((X, torch.from_numpy(labels[rows].astype("int64"))))
+    scale = parts[0][0].square().sum(-1).mean().sqrt()
+    train, test = (
+        softmax.Examples(
+            torch.cat([X / scale, torch.full((len(X), 1), s.bias)], -1).to(device), y.to(device), CLASSES
+        )
+        for X, y in parts
+    )
+    return train, test
+
+
+def scored(
+    test: softmax.Examples, classes: Mapping[str, tuple[int, ...]], theta: Tensor
+) -> list[dict[str, np.ndarray]]:
+    """For each row of theta [A, P] and each task: 1 for each of its test images that is recognised among all classes."""
+    right = softmax.correct(test, theta).cpu().numpy().astype("float32")
+    items = {task: np.isin(test.y.cpu().numpy(), labels) for task, labels in classes.items()}
+    return [{task: row[kept] for task, kept in items.items()} for row in right]
+
+
+def keep(
+    store: Store, name: str, alphas: np.ndarray, test: softmax.Examples, classes: Mapping, made: Callable
+) -> None:
+    """Record ``name`` where it is missing: made(alphas [A, T]) -> (theta [A, P], stats), so many rows at a time as fit."""
+    missing = alphas[store.missing(name, alphas)]
+    rows = max(1, CHUNK // (8 * max(test.size, len(test.X) * CLASSES)))
+    for some in np.split(missing, range(rows, len(missing), rows)) if len(missing) else []:
+        began = time.perf_counter()
+        theta, stats = made(torch.from_numpy(some))
+        scores = scored(test, classes, theta)
+        seconds = (time.perf_counter() - began) / len(some)
+        for row, (alpha, score) in enumerate(zip(some, scores, strict=True)):
+            store.record(
+                name, alpha, score, seconds=seconds, stats={k: float(v[row]) for k, v in stats.items()}
+            )
+
+
+def check(b: Bench, test: softmax.Examples, alphas: np.ndarray) -> dict[str, float]:
+    """Joint runs against Newton's method at a corner, an edge and inside: largest differences of loss and accuracy."""
+    picked = torch.from_numpy(alphas[[0, len(alphas) // 2, len(alphas) // 3]])
+    theta, size, _ = softmax.joint(b.tasks, picked, prior=b.s.prior, tolerance=b.s.tolerance)
+    losses, accuracies = [], []
+    for alpha, found in zip(picked, theta, strict=True):
+
+        def weighted(x: Tensor, alpha: Tensor = alpha) -> tuple[Tensor, ...]:
+            parts = [[a * part for part in at(x)] for a, at in zip(alpha.tolist(), b.losses, strict=True)]
+            return tuple(sum(column) for column in zip(*parts, strict=True))
+
+        exact, _ = softmax.newton(weighted, found)
+        losses.append(float(weighted(found[None])[0] - weighted(exact[None])[0]) / b.s.ess)
+        both = softmax.correct(test, torch.stack([found, exact])).double().mean(-1)
+        accuracies.append(abs(float(both[0] - both[1])))
+    return {"gradient": float(size.max()), "loss": max(losses), "accuracy": max(accuracies)}
+
+
+def overall(
+    store: Store, test: softmax.Examples, classes: Mapping[str, tuple[int, ...]]
+) -> dict[str, dict[str, float]]:
+    """The same errors where the score is the accuracy on the whole test set: each task weighs by its test images."""
+    sizes = np.array([int(np.isin(test.y.cpu().numpy(), labels).sum()) for labels in classes.values()])
+    truth = store.preview("joint")
+    found = {}
+    for name in ROLES.values():
+        shown = store.preview(name)
+        true, preview = (p.scores @ sizes / sizes.sum() for p in (truth.at(shown.alphas), shown))
+        pick = int(preview.argmax())
+        found[name] = {
+            "mse": float(np.square(preview - true).mean()),
+            "previewed_best": float(preview[pick]),
+            "true_score_at_pick": float(true[pick]),
+            "best": float(true.max()),
+        }
+    return found
+
+
+def study(o: Options, s: Settings, classes: Mapping[str, tuple[int, ...]], started: float) -> None:
+    """One figure."""
+    train, test = read(s, o.seed, o.device)
+    b = Bench(s, train, classes, o.seed)
+    sizes = {task: len(examples.X) for task, examples in zip(classes, b.tasks, strict=True)}
+    settings = {
+        **asdict(s),
+        "parameters": train.size,
+        "sizes": sizes,
+        "tasks": {k: list(v) for k, v in classes.items()},
+    }
+    store = open_store(o, tuple(classes), settings)
+    alphas = weightings(len(classes), s.grid)
+
+    def train_jointly(some: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        parts = []
+        for rows in some.split(softmax.rows_at_a_time(b.tasks)):
+            theta, size, iterations = softmax.joint(
+                b.tasks, rows.to(o.device), prior=s.prior, tolerance=s.tolerance
+            )
+            parts.append((theta, size, iterations))
+            print(f"joint: {sum(len(p[0]) for p in parts)} of {len(some)} weightings", flush=True)
+        theta, size, iterations = (torch.cat(column) for column in zip(*parts, strict=True))
+        return theta, {"gradient": size, "iterations": iterations}
+
+    keep(store, "joint", alphas, test, classes, train_jointly)
+    for name, (steps, make) in methods(b).items():
+        rows = alphas if steps == s.grid else weightings(len(classes), steps)
+        rows = rows[[i for i in range(len(rows)) if len(store.missing("joint", rows[i : i + 1])) == 0]]
+        if not len(store.missing(name, rows)):
+            continue
+        began = time.perf_counter()
+        method = make()
+        fitting = time.perf_counter() - began
+        store.add_seconds(f"fit/{name}", fitting)
+
+        def previewed(some: Tensor, method: Method = method) -> tuple[Tensor, Mapping[str, Tensor]]:
+            found = method(some)
+            return found.params.vector, found.stats
+
+        keep(store, name, rows, test, classes, previewed)
+        took = time.perf_counter() - began
+        print(
+            f"{o.name}, {name}: fitted in {fitting:.0f} s, {len(rows)} previews in {took - fitting:.0f} s",
+            flush=True,
+        )
+    if store.get("check") is None:
+        store.put("check", check(b, test, alphas))
+    em = store.preview("mixture").stats
+    extra = {
+        "joint_against_newton": store.get("check"),
+        "accuracy_on_the_whole_test_set": overall(store, test, classes),
+        "em": {name: float(np.nanmean(em[name])) for name in ("iterations", "converged", "effective_k")},
+        "fit_seconds": {
+            k.removeprefix("fit/"): v for k, v in store.seconds().items() if k.startswith("fit/")
+        },
+    }
+    title = f"MNIST, {'balanced' if 'imbalanced' not in o.name else 'imbalanced'} tasks, softmax regression"
+    finish(
+        o, store, started=started, title=title, columns=COLUMNS, settings=settings, extra=extra, roles=ROLES
+    )
+
+
+def main() -> None:
+    """Both figures; what is done already is not done again."""
+    o = options("fig8_fig9_mnist", __doc__)
+    for name, classes in STUDIES.items():
+        study(replace(o, name=name, out=o.out / name), SCALES[o.scale], classes, time.perf_counter())
+
+
+if __name__ == "__main__":
+    main()
