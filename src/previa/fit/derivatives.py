@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value, jacfwd, vmap
+from torch.func import grad_and_value, jacrev, vmap
 
 from previa.errors import NotFiniteError, ParamsError
 
@@ -27,7 +27,7 @@ def by_autograd(loss: Callable[[Tensor], Tensor]) -> Derivatives:
         return g, (g, value)
 
     def one(theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        H, (g, value) = jacfwd(gradient, has_aux=True)(theta)
+        H, (g, value) = jacrev(gradient, has_aux=True)(theta)
         return value, g, H
 
     def derivatives(theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
