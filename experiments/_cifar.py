@@ -34,6 +34,7 @@ from previa import (
     save_posterior,
     squared_gradients,
 )  # fmt: skip
+from previa.fit.kronecker_factors import kronecker_factors
 from previa.run.draws import generator
 from previa.run.evaluate import Evaluation
 from previa.run.executors import map_processes
@@ -256,7 +257,7 @@ def joint_run(alpha: tuple[float, ...]) -> tuple[dict[str, Any], dict[str, Any],
 
 
 def square_gradients(item: tuple[str, str]) -> None:
-    """In a worker: squared gradients at the mean of a task's first run, with recalibrated statistics; one file."""
+    """In a worker: squared gradients, or Kronecker factors, at the mean of a task's first run, recalibrated; one file."""
     (task, mode), bench = item, _here[0]
     s, model = bench.settings, bench.model()
     x, y = (part[: s.fisher].to(bench.device) for part in bench.parts()[task])
@@ -266,8 +267,24 @@ def square_gradients(item: tuple[str, str]) -> None:
     with live(model, at.layout) as place:
         place(at.vector)
         judge(bench)[1](model)
-        found = squared_gradients(model, zip(x.split(50), y.split(50), strict=True), labels[mode]).mean
-    save_checkpoint(bench.squares(task, mode), Flat(found.layout, found.vector.cpu()))
+        batches = zip(x.split(50), y.split(50), strict=True)
+        if mode == "kronecker":
+            factors = kronecker_factors(model, batches, labels["expected"]).mean
+            found = {
+                f"{side}/{name}": pair[i].cpu()
+                for name, pair in factors.items()
+                for i, side in enumerate("AB")
+            }
+        else:
+            h = squared_gradients(model, batches, labels[mode]).mean
+            found = Flat(h.layout, h.vector.cpu())
+    save_checkpoint(bench.squares(task, mode), found)
+
+
+def read_factors(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """A and B by the weight's name, from the file of mode "kronecker"."""
+    held = dict(open_checkpoint(path))
+    return {name[2:]: (A, held[f"B/{name[2:]}"]) for name, A in held.items() if name.startswith("A/")}
 
 
 def logits(model: Module, batch: tuple[Tensor, Tensor]) -> Tensor:

@@ -21,12 +21,14 @@ from _cifar import (
     keep_memory,
     pretrain,
     read_diagonal,
+    read_factors,
     square_gradients,
 )  # fmt: skip
 from _shared import Options, finish, open_store, options, weightings
 from torch import Tensor
 
 from previa import Diagonal, Isotropic, Mixture, Modes, StudentT, damped, modes, open_checkpoint, sweep
+from previa.core.kronecker import Kronecker, kronecker_damping, regmean
 from previa.fit.snapshots import snapshot_posterior
 from previa.run.live import evaluating
 from previa.study.store import Store
@@ -76,7 +78,7 @@ def run(o: Options, s: Settings, started: float) -> None:
     for alpha, (scores, running, seconds) in in_workers("joint", joint_run, missing, bench, o.workers):
         store.record("joint_from_running", alpha, running, seconds=0.0)
         store.record("joint", alpha, scores, seconds=seconds)
-    jobs = [(t, mode) for t in TASKS for mode in MODES if not bench.squares(t, mode).exists()]
+    jobs = [(t, mode) for t in TASKS for mode in (*MODES, "kronecker") if not bench.squares(t, mode).exists()]
     for _ in in_workers("squared gradients", square_gradients, jobs, bench, o.workers):
         pass
     preview(o, bench, store, beyond(bench, runs), alphas)
@@ -138,6 +140,17 @@ def beyond(bench: Bench, runs: Runs) -> dict[str, Method]:
         name = "squared_gradients" if mode == "given" else f"squared_gradients_{mode}"
         name += "" if prior == 10 else f"_prior_{prior:g}"
         found[name] = merging([Diagonal(q.mode(), h) for q, h in zip(last, precisions, strict=True)])
+    factors = [read_factors(bench.squares(t, "kronecker")) for t in TASKS]
+    rest, _ = damped([dict(open_checkpoint(bench.squares(t, "expected"))) for t in TASKS], 1.0)
+    prior = kronecker_damping(factors, 1.0)
+    found["kronecker"] = merging(
+        [Kronecker(q.mode(), fs, h, prior) for q, fs, h in zip(last, factors, rest, strict=True)]
+    )
+    inputs = [{name: A for name, (A, _) in fs.items()} for fs in factors]
+    prior = kronecker_damping([{name: (A, None) for name, A in own.items()} for own in inputs], 0.01)
+    found["regmean"] = merging(
+        [regmean(q.mode(), own, damping=prior) for q, own in zip(last, inputs, strict=True)]
+    )
     means = [[q.mode() for q in members] for members in every]
     found["snapshots"] = merging(
         [snapshot_posterior(own, mean=q.mode()) for own, q in zip(means, last, strict=True)]
