@@ -166,10 +166,20 @@ def test_log_densities_are_those_of_the_full_posterior():
     torch.testing.assert_close(q.log_density(draw(7)), full.log_density(draw(7)), rtol=1e-10, atol=1e-10)
 
 
-def test_regmean_takes_one_step():
+@pytest.mark.parametrize("damping", [None, {"a.weight": 0.1, "conv.weight": 7.0}])
+def test_regmean_takes_one_step(damping):
     """With B = I in all tasks the weighted sum is a Kronecker product itself, and so is its preconditioner."""
-    qs = [regmean(draw(s), {"a.weight": gram(5, s), "conv.weight": gram(12, s)}) for s in range(3)]
+    moments = [{"a.weight": gram(5, seed), "conv.weight": gram(12, seed)} for seed in range(3)]
+    qs = [regmean(draw(seed), one, damping=damping) for seed, one in enumerate(moments)]
     assert modes(ALPHAS, qs).stats["iterations"].max().item() == 1
+
+
+def test_iterations_and_residual_are_the_worst_layers():
+    """The parameters outside the layers take one step; that must not hide a layer that needs more."""
+    stats = modes([[0.5, 0.5]], [kronecker(0), kronecker(1)], max_iterations=1).stats
+    assert stats["converged"].item() == 0
+    assert stats["residual"].item() > 1e-6
+    assert modes([[0.5, 0.5]], [kronecker(0), kronecker(1)]).stats["iterations"].item() > 1
 
 
 # Claims ---------------------------------------------------------------------------------------------------------------------
