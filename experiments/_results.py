@@ -179,6 +179,8 @@ def show(facts: Mapping[str, Any]) -> None:
             f"The recommended weighting ({chosen['method']}) has a regret of {chosen['regret_at_1']:.4f}; up to {noise:.4f} "
             "cannot be told from 0."
         )
+    else:
+        print(f"The recommended weighting ({chosen['method']}) has a regret of {chosen['regret_at_1']:.4g}.")
     print(f"Its Pareto front: {facts['pareto'][chosen['method']]['sentence']}")
 
 
