@@ -310,7 +310,9 @@ def test_regmean_shrinks_the_moments_off_the_diagonal():
         ({"b.weight": (gram(3, 0), None)}, {}, ParamsError, r"one for a bias, but no 'b.bias' of shape \(3,\)"),
         ({"a.weight": (gram(5, 0).triu(), None)}, {}, ParamsError, "factor A of 'a.weight' is not symmetric"),
         ({"a.weight": (gram(5, 0) * math.nan, None)}, {}, NotFiniteError, "factor A of 'a.weight' holds NaN"),
-        ({"a.weight": (torch.diag(torch.tensor([0.0, 1, 1, 1, 1])), None)}, {}, PrecisionError, "pass damping"),
+        ({"a.weight": (torch.diag(torch.tensor([0.0, 1, 1, 1, 1])), None)}, {}, PrecisionError, "Pass damping"),
+        ({"a.weight": (gram(5, 0), -gram(3, 0))}, {}, PrecisionError, "factor B of 'a.weight' is not positive"),
+        ({}, {"norm": torch.ones(5) * math.nan}, NotFiniteError, "precision of 'norm' holds NaN"),
         ({}, {"norm": None}, ParamsError, "'norm' has neither factors nor a precision"),
         ({}, {"norm": torch.ones(4)}, ParamsError, r"precision of 'norm' has shape \(4,\); expected \(5,\)"),
         ({}, {"norm": torch.zeros(5)}, PrecisionError, "smallest precision in rest is 0"),
@@ -325,8 +327,10 @@ def test_what_does_not_fit_is_named(change, rest, error, words):
 def test_dampings_that_make_no_sense_are_refused():
     with pytest.raises(ParamsError, match=r"damping for 'a\.wieght', which has no factors"):
         Kronecker(draw(0), factors(0), 1.0, {"a.wieght": 1.0})
-    with pytest.raises(PrecisionError, match="must not be negative"):
+    with pytest.raises(PrecisionError, match="finite and not negative"):
         Kronecker(draw(0), factors(0), 1.0, {"a.weight": -1.0})
+    with pytest.raises(PrecisionError, match="no negative eigenvalues"):
+        Kronecker(draw(0), {**factors(0), "b.weight": (-gram(2, 0), None)}, 1.0, {"b.weight": 1.0})
     with pytest.raises(InputError, match="relative must be above zero"):
         kronecker_damping([factors(0)], 0.0)
     with pytest.raises(InputError, match=r"differ in having factors for 'b\.weight'"):

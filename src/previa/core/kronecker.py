@@ -15,7 +15,7 @@ from previa.core.conjugate_gradients import Elementwise, System, elementwise_sys
 from previa.core.kronecker_block import Block, block_system
 from previa.core.params import Flat, Layout, Params
 from previa.core.posterior import Products
-from previa.errors import InputError, ParamsError, PrecisionError
+from previa.errors import InputError, NotFiniteError, ParamsError, PrecisionError
 
 Factors = Mapping[str, tuple[Tensor, Tensor | None]]
 """(A, B) by the weight's name; B = None is the identity"""
@@ -232,6 +232,8 @@ def _rest(layout: Layout, outside: Tensor, rest: Params) -> Tensor:
                 raise ParamsError(
                     f"Kronecker: the precision of {name!r} has shape {tuple(rest[name].shape)}; expected {shape}."
                 )
+            if not bool(torch.isfinite(rest[name]).all()):
+                raise NotFiniteError(f"Kronecker: the precision of {name!r} holds NaN or infinity.")
             h[start:stop] = rest[name].detach().double().flatten()
     h = h[outside]
     if bool(h.isnan().any()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -32,23 +33,29 @@ class Block:
     delta: float
 
     def __post_init__(self) -> None:
+        if not (self.delta >= 0 and math.isfinite(self.delta)):
+            raise PrecisionError(
+                f"the damping of {self.weight!r} is {self.delta}, but it must be finite and not negative."
+            )
         for what, matrix in self._matrices:
             if not bool(torch.isfinite(matrix).all()):
                 raise NotFiniteError(f"factor {what} of {self.weight!r} holds NaN or infinity.")
             if bool((matrix - matrix.T).abs().max() > ROUNDING * matrix.abs().max()):
                 raise ParamsError(f"factor {what} of {self.weight!r} is not symmetric.")
-            eye = torch.eye(len(matrix), dtype=torch.float64, device=matrix.device)
-            slack = ROUNDING * float(matrix.diagonal().double().sum()) if self.delta else 0.0
-            semi = not bool(matrix.any()) and self.delta > 0
-            if not semi and int(torch.linalg.cholesky_ex(matrix.double() + slack * eye).info):
-                raise PrecisionError(
-                    f"factor {what} of {self.weight!r} is not positive definite. Inputs that are always zero, or fewer examples "
-                    "than entries, leave directions without curvature: pass damping (previa.kronecker_damping)."
+            if self.delta and not bool(matrix.any()):
+                continue
+            shifted = matrix.double()
+            if self.delta:
+                slack = ROUNDING * shifted.diagonal().sum()
+                shifted = shifted + slack * torch.eye(len(matrix)).to(shifted)
+            if int(torch.linalg.cholesky_ex(shifted).info):
+                cure = (
+                    "second moments have no negative eigenvalues: it was not made of any."
+                    if self.delta
+                    else "inputs that are always zero, or fewer examples than entries, leave directions without curvature. Pass "
+                    "damping (kronecker_damping)."
                 )
-        if not (self.delta >= 0):
-            raise PrecisionError(
-                f"the damping of {self.weight!r} is {self.delta}, but it must not be negative."
-            )
+                raise PrecisionError(f"factor {what} of {self.weight!r} is not positive definite; {cure}")
 
     @property
     def shape(self) -> tuple[int, int]:
