@@ -82,8 +82,10 @@ class Study:
         return self.facts["methods"].get(method, {}).get(key)
 
     def score(self, value: float | None, digits: int = 1) -> str:
-        """A score or a difference of scores in the paper's unit."""
-        return shown(value if value is None else value * (100 if self.percent else 1), digits)
+        """A score or a difference of scores in the paper's unit, percent; of other units two more digits."""
+        if value is None or not self.percent:
+            return shown(value, digits + 2)
+        return shown(100 * value, digits)
 
     def regrets(self) -> str:
         """The regret of each of the paper's columns."""

@@ -121,3 +121,11 @@ def test_other_numbers_of_tasks_and_too_many_columns_are_refused(tmp_path):
     with pytest.raises(InputError, match=re.escape("at most 6 previews")):
         panels(*columns(THREE, 7, steps=3), tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_lines_of_negative_scores_are_no_more_dashed_than_others(drawn):
+    """A loss with its sign turned is a score; matplotlib dashes negative levels of one colour."""
+    made = drawn(made_up(THREE, steps=4, offset=3.0), {"simple": made_up(THREE, steps=4, offset=3.1)})
+    lines = [c for axes in triangles(made) for c in axes.collections if not getattr(c, "filled", True)]
+    assert len(lines) == 2
+    assert all(dashes is None for c in lines for _, dashes in c.get_linestyles())

@@ -39,7 +39,7 @@ COLUMN, TRIANGLE, BELOW = (
     1.56,
     0.85,
 )  # inches: a column's width, heights of its upper and its lower picture
-LEFT, RIGHT, BETWEEN = 0.62, 0.92, 0.66  # margins, and from the upper picture to the lower one
+LEFT, RIGHT, BETWEEN = 0.62, 1.0, 0.66  # margins, and from the upper picture to the lower one
 HEAD, FOOT = 1.12, 0.98  # title above, axis and caption below
 GAP = 0.24  # between columns
 

@@ -43,7 +43,7 @@ def filled(axes: Any, alphas: Array, values: Array, colours: Scale) -> None:
             axes.tricontourf(top, left, right, mesh.get_masked_triangles(), filler, levels=colours.levels,
                              cmap=colours.colours, norm=colours.norm)  # fmt: skip
             axes.tricontour(top, left, right, mesh.get_masked_triangles(), filler, levels=colours.levels,
-                            colors="white", linewidths=0.35, alpha=0.55)  # fmt: skip
+                            colors="white", linewidths=0.35, linestyles="solid", alpha=0.55)  # fmt: skip
     if fine.sum() and (_spread(alphas) < 2 or len(alphas) < 10):
         axes.scatter(top[fine], left[fine], right[fine], c=values[fine], cmap=colours.colours, norm=colours.norm,
                      s=60, edgecolors=INK, linewidths=0.6, zorder=4, clip_on=False)  # fmt: skip
