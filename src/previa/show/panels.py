@@ -40,7 +40,7 @@ COLUMN, TRIANGLE, BELOW = (
     0.85,
 )  # inches: a column's width, heights of its upper and its lower picture
 LEFT, RIGHT, BETWEEN = 0.62, 1.0, 0.66  # margins, and from the upper picture to the lower one
-HEAD, FOOT = 1.12, 0.98  # title above, axis and caption below
+HEAD = 1.12  # inches of titles
 GAP = 0.24  # between columns
 
 
@@ -67,7 +67,7 @@ def panels(
     if len(lands) > MOST or "joint" not in lands:
         raise InputError(f"panels show the truth and at most {MOST - 1} previews. Found {list(lands)}.")
     width = LEFT + COLUMN * len(lands) + (RIGHT if len(tasks) == 3 else 0.1)
-    height = HEAD + TRIANGLE + BETWEEN + BELOW + FOOT
+    height = HEAD + TRIANGLE + BETWEEN + BELOW + _foot(len(lands))
     made = figure(width, height)
     steps = levels(np.concatenate([land.mean for land in lands.values()]))
     draw = _triangles if len(tasks) == 3 else _curves
@@ -82,6 +82,11 @@ def panels(
     heading(made, title, "Score of every weighting: truth and previews", f"{first}○ the best weighting of the truth; ★ the "
             f"preview's pick. Below: the share of weightings at each score; ▲ their median; the outline is the truth's. {LOW}")  # fmt: skip
     save(made, path)
+
+
+def _foot(columns: int) -> float:
+    """Inches of axis and caption: a narrow picture has a caption of more lines."""
+    return 0.98 if columns > 3 else 1.22
 
 
 def _inches(made: Any, left: float, bottom: float, width: float, height: float) -> tuple[float, ...]:
@@ -162,8 +167,9 @@ def _best(land: Landscape, truth: Landscape | None) -> str:
 
 def _histograms(made: Any, lands: Mapping[str, Landscape], score: str) -> None:
     bins, shares, top = shared_bins(lands)
+    foot = _foot(len(lands))
     for column, (method, land) in enumerate(lands.items()):
-        axes = made.add_axes(_inches(made, LEFT + COLUMN * column, FOOT, COLUMN - GAP, BELOW))
+        axes = made.add_axes(_inches(made, LEFT + COLUMN * column, foot, COLUMN - GAP, BELOW))
         bars(axes, bins, shares[method], land.mean, truth=method == "joint")
         percent(axes, top)
         if method != "joint":
@@ -173,4 +179,4 @@ def _histograms(made: Any, lands: Mapping[str, Landscape], score: str) -> None:
             axes.set_ylabel("weightings", fontsize=8.5, color=INK)
     width, height = made.get_size_inches()
     middle = _middle((len(lands) - 1) / 2)
-    made.text(middle / width, (FOOT - 0.3) / height, score, ha="center", va="center", fontsize=9, color=INK)
+    made.text(middle / width, (foot - 0.3) / height, score, ha="center", va="center", fontsize=9, color=INK)
