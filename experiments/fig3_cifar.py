@@ -11,6 +11,7 @@ from dataclasses import asdict
 import numpy as np
 import torch
 from _cifar import (
+    JOINT_SEED,
     TASKS,
     Bench,
     Settings,
@@ -74,6 +75,7 @@ def run(o: Options, s: Settings, started: float) -> None:
     }
     alphas = weightings(len(TASKS), s.grid)
     preview(o, bench, store, of_the_paper(s, runs), alphas)
+    store.declare("joint", {"seed": JOINT_SEED})
     missing = sorted((tuple(alphas[row].tolist()) for row in store.missing("joint", alphas)), key=coarse)
     for alpha, (scores, running, seconds) in in_workers("joint", joint_run, missing, bench, o.workers):
         store.record("joint_from_running", alpha, running, seconds=0.0)
@@ -132,6 +134,10 @@ def beyond(bench: Bench, runs: Runs) -> dict[str, Method]:
         f"simple_{K}_pooled": pooled([[Isotropic(q.mode()) for q in members] for members in every]),
         f"hessian_{K}_pooled": pooled(every),
     }
+    for k in range(1, s.seeds):  # how much of a number is its seed's?
+        other = [own[k, s.steps[-1]] for own in runs.values()]
+        found[f"simple_seed{k}"] = merging([Isotropic(q.mode()) for q in other])
+        found[f"ivon_hessian_seed{k}"] = merging(other)
     for tau in TEMPERATURES:
         mixed = [Mixture(members, temperature=tau) for members in every]
         found[f"mixture_{K}_tempered_{tau:g}"] = merging(mixed, iterations=s.iterations)
