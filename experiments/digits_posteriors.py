@@ -13,13 +13,18 @@ import statistics
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
-from previa import Isotropic, StudentT, compare, sweep
-from previa.core.modes import modes
+import torch
+
+from previa import Expected, Isotropic, StudentT, compare, modes, sweep
+from previa.core.kronecker import Kronecker, kronecker_damping, regmean
+from previa.fit.kronecker_factors import input_moments, kronecker_factors
 from previa.run.fit import fit
 from previa.run.joint import truth
+from previa.run.live import live
 from previa.run.pipeline import methods, preview
 from previa.run.work import opened
 from previa.study.file import read_study
@@ -37,6 +42,39 @@ KEPT = (
 )
 
 
+def logits(model, batch):
+    return model(batch[0])
+
+
+def kronecker_variants(work, runs):
+    """K-FAC and RegMean posteriors at the tasks' AdamW and IVON runs: name -> function from alphas to parameters."""
+    found = {}
+    for run, points in {
+        "AdamW": [task.squares.mode() for task in runs.tasks.values()],
+        "IVON": [task.mean for task in runs.tasks.values()],
+    }.items():
+        factors, moments = [], []
+        for task, point in zip(runs.tasks, points, strict=True):
+            inputs, targets = work.ingredients.train[task]
+            batches = list(zip(inputs.split(64), targets.split(64), strict=True))
+            with live(work.ingredients.model, point.layout) as place:
+                place(point.vector)
+                factors.append(kronecker_factors(work.ingredients.model, batches, Expected(logits)).mean)
+                moments.append(input_moments(work.ingredients.model, batches, logits))
+        for relative in (0.01, 1.0, 100.0):
+            delta = kronecker_damping(factors, relative)
+            qs = [Kronecker(point, one, None, delta) for point, one in zip(points, factors, strict=True)]
+            found[f"kronecker, {run}, damping {relative:g}"] = partial(modes, posteriors=qs)
+        delta = kronecker_damping([{name: (A, None) for name, A in one.items()} for one in moments], 0.001)
+        for kept in (0.9, 1.0):
+            qs = [
+                regmean(point, one, off_diagonal=kept, damping=delta)
+                for point, one in zip(points, moments, strict=True)
+            ]
+            found[f"regmean, {run}, off-diagonal {kept:g}"] = partial(modes, posteriors=qs)
+    return found
+
+
 def one_seed(study, workers: int) -> dict[str, dict[str, float | None]]:
     """name of the method -> its quality."""
     with opened(study) as work:
@@ -49,6 +87,7 @@ def one_seed(study, workers: int) -> dict[str, dict[str, float | None]]:
             damped = fit(replace(work, ingredients=replace(work.ingredients, study=other)), workers=workers)
             variants[f"squared_gradients, prior {prior:g}"] = methods(other, damped)["squared_gradients"]
         adamw = [Isotropic(task.squares.mode()) for task in runs.tasks.values()]
+        variants |= kronecker_variants(work, runs)
         variants["simple, AdamW"] = lambda alphas: modes(alphas, adamw)
         for name, change in {
             "mixture, temperature 30": {"temperature": 30.0},
@@ -83,6 +122,7 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, default=DOCS, help="where digits_posteriors.json goes")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     args = parser.parse_args()
+    torch.set_num_threads(1)  # pretraining amplifies rounding: numbers would depend on the number of cores
     started = time.perf_counter()
     seeds = []
     with (
