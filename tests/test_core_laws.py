@@ -370,7 +370,7 @@ def test_families_cannot_be_mixed():
 
 
 def test_a_mixture_has_no_closed_form_and_says_where_to_go():
-    with pytest.raises(InputError, match=r"Mixture is no exponential family.*previa\.modes"):
+    with pytest.raises(InputError, match=r"products of Mixture posteriors.*previa\.modes"):
         merge([1.0], [FAMILIES["mixture"](0)])
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from previa.core.diagonal import Diagonal
     from previa.core.full import Full
     from previa.core.isotropic import Isotropic
+    from previa.core.kronecker import Kronecker, kronecker_damping, regmean
     from previa.core.merge import merge
     from previa.core.mixture import Mixture
     from previa.core.modes import Modes, mode_parts, modes
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from previa.fit.derivatives import by_autograd
     from previa.fit.ivon import IVON
     from previa.fit.ivon_interop import read_ivon_opt
+    from previa.fit.kronecker_factors import input_moments, kronecker_factors
     from previa.fit.labels import Expected, Given, Sampled
     from previa.fit.mixture_vi import mixture_vi, scattered
     from previa.fit.snapshots import snapshot_posterior
@@ -55,6 +57,7 @@ _HOMES = {
     "IVON": "fit.ivon",
     "Isotropic": "core.isotropic",
     "IvonRecipe": "run.recipe",
+    "Kronecker": "core.kronecker",
     "Layout": "core.params",
     "Mixture": "core.mixture",
     "Modes": "core.modes",
@@ -75,6 +78,9 @@ _HOMES = {
     "front": "study.pareto",
     "grid": "study.simplex",
     "hypervolume": "study.pareto",
+    "input_moments": "fit.kronecker_factors",
+    "kronecker_damping": "core.kronecker",
+    "kronecker_factors": "fit.kronecker_factors",
     "load_posterior": "io.posterior_file",
     "merge": "core.merge",
     "merge_checkpoints": "io.merge_files",
@@ -86,6 +92,7 @@ _HOMES = {
     "read_ivon_opt": "fit.ivon_interop",
     "read_study": "study.file",
     "recommend": "study.recommend",
+    "regmean": "core.kronecker",
     "save_checkpoint": "io.checkpoint",
     "save_posterior": "io.posterior_file",
     "scattered": "fit.mixture_vi",
@@ -108,6 +115,7 @@ __all__ = [
     "IVON",
     "Isotropic",
     "IvonRecipe",
+    "Kronecker",
     "Layout",
     "Mixture",
     "Modes",
@@ -128,6 +136,9 @@ __all__ = [
     "front",
     "grid",
     "hypervolume",
+    "input_moments",
+    "kronecker_damping",
+    "kronecker_factors",
     "load_posterior",
     "merge",
     "merge_checkpoints",
@@ -139,6 +150,7 @@ __all__ = [
     "read_ivon_opt",
     "read_study",
     "recommend",
+    "regmean",
     "save_checkpoint",
     "save_posterior",
     "scattered",

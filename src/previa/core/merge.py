@@ -54,9 +54,7 @@ def merge(alpha: Alphas, posteriors: Sequence[Posterior], prior: Posterior | Non
         raise InputError("merge: there are no posteriors.")
     if not all(isinstance(q, Posterior) for q in posteriors):
         kind = next(type(q).__name__ for q in posteriors if not isinstance(q, Posterior))
-        raise InputError(
-            f"merge: {kind} is no exponential family, so its product has no closed form; use previa.modes."
-        )
+        raise InputError(f"merge: products of {kind} posteriors have no closed form; use previa.modes.")
     weights, members = with_prior(as_alphas(alpha, len(posteriors)), posteriors, prior)
     merged = members[0].from_natural(tuple(weighted_sum(weights, lam) for lam in naturals(members)))
     if bool((weights < 0).any()):

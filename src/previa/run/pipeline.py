@@ -72,7 +72,7 @@ def warnings(work: Work, previews: Mapping[str, Preview]) -> list[str]:
         stats = {key: values[one.ok] for key, values in one.stats.items()}
         slow = int((stats["converged"] == 0).sum()) if "converged" in stats else 0
         if slow:
-            found.append(f"{name}: EM had not converged at {slow} of {len(one)} weightings.")
+            found.append(f"{name}: its modes had not converged at {slow} of {len(one)} weightings.")
         several = work.study.mixture.seeds * len(work.study.mixtures().get(name, ())) > 1
         if "effective_k" in stats and several and np.median(stats["effective_k"]) < SATURATED:
             found.append(
