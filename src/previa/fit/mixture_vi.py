@@ -39,8 +39,8 @@ def mixture_vi(
         Hess log q = - sum r_c P_c + sum r_c a_c a_c' - gq gq'
     ``samples`` z are drawn from all components equally often and serve all: E_c[f] is the mean of delta_c f, delta_c = N_c/qbar
     with qbar = sum_k N_k/K. With pi = 1/K that is the paper's z ~ q and delta_c = N_c/q; but N_c/q grows as 1/pi_c, and threw
-    components of little weight far away. With ``samples`` a multiple of K each component is drawn as often, else at random.
-    A component that is drawn alone takes a step of lr K/samples.
+    components of little weight far away. With ``samples`` a multiple of K each component is drawn as often, else at random;
+    a component that is drawn alone takes a step of lr K/samples. h counts from its mean, which changes no E_c[h] - E_K[h].
 
     All components move from the same q, in float64 and in logs. With many parameters components do not overlap: those without
     a sample are skipped, so a step costs two Cholesky factors per component that moves. It holds some 3 K P^2 numbers.
@@ -91,9 +91,7 @@ def mixture_vi(
             c, Gc = active[some], G[some].unflatten(-1, P.shape[1:])
             P[c], L[c] = stepped(P[c], L[c], 0.5 * (Gc + Gc.mT), lr, where)
             mu[c] -= lr * torch.cholesky_solve(g[c].unsqueeze(-1), L[c]).squeeze(-1)
-        mean_h = (log_q - log_qbar).softmax(
-            0
-        ) @ h  # over z ~ q; E_c[h] - E_K[h] does not change when h is counted from it
+        mean_h = (log_q - log_qbar).softmax(0) @ h  # over z ~ q
         log_pi = (log_pi - lr_weights * delta.mT @ (h - mean_h)).log_softmax(-1)
         if watch is not None:
             watch(step, -float(mean_h))
