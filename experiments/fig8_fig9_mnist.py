@@ -5,7 +5,8 @@ that are not in the paper. All are of one objective, mean cross entropy + prior,
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 
@@ -16,9 +17,11 @@ from _shared import Options, data, finish, idx, open_store, options, weightings
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from previa import Diagonal, Flat, Full, Isotropic, Layout, Mixture, Modes, StudentT, modes
+from previa import Diagonal, Flat, Full, Isotropic, Layout, Mixture, Modes, StudentT, compare, modes
 from previa.fit.mixture_vi import mixture_vi, scattered
 from previa.fit.von import von
+from previa.run.executors import map_processes
+from previa.study.simplex import find, uniform
 from previa.study.store import Store
 
 STUDIES = {
@@ -33,6 +36,10 @@ COLUMNS = (
 )
 ROLES = {"simple": "simple", "hessian": "von", "mixture": "mixture"}
 CLASSES = 10
+HOT, HOT_ITERATIONS = (
+    5,
+    10,
+)  # grid, and EM at most, of mixtures with a temperature: all their components share, which is slow
 CHUNK = 1 << 28  # bytes of parameters, and of predictions, at a time
 Method = Callable[[Tensor], Modes]
 
@@ -47,6 +54,7 @@ class Settings:
     test: int
     grid: int  # steps of the simplex for the paper's methods
     beyond: int  # and for the others
+    seeds: int = 2  # more of them, with other subsets, starts and draws, for the paper's methods on the grid ``beyond``
     components: int = 20
     prior: float = 1e-4  # precision of the prior on the scale of the mean loss
     ess: float = 6e4  # a posterior is exp(-ess * (mean loss + prior)): MNIST's size, the same for each task
@@ -65,7 +73,7 @@ class Settings:
 
 
 SCALES = {
-    "tiny": Settings(4, 5, training=300, test=300, grid=4, beyond=4, components=4, steps=100),
+    "tiny": Settings(4, 5, training=300, test=300, grid=4, beyond=4, seeds=1, components=4, steps=100),
     "small": Settings(4, 2, training=3000, test=10_000, grid=50, beyond=10),
     "paper": Settings(0, 1, training=60_000, test=10_000, grid=50, beyond=10),
 }
@@ -173,15 +181,15 @@ def methods(b: Bench) -> dict[str, tuple[int, Callable[[], Method]]]:
     """name -> (steps of its grid, what makes the preview method): fits are not made before they are wanted."""
     s = b.s
 
-    def gaussian(posteriors: Callable[[], list], power: float = 1.0) -> Callable[[], Method]:
+    def of(posteriors: Callable[[], list], power: float = 1.0, most: int = 500) -> Callable[[], Method]:
         def make() -> Method:
             qs = posteriors()
-            return lambda alphas: modes(alphas**power / (alphas**power).sum(-1, keepdim=True), qs)
+            return lambda alphas: modes(powered(alphas, power), qs, max_iterations=most)
 
         return make
 
-    def hot(temperature: float, power: float = 1.0) -> Callable[[], Method]:
-        return gaussian(lambda: [Mixture(q.components, q.weights, temperature) for q in b.mixtures], power)
+    def hot(tau: float) -> Callable[[], Method]:
+        return of(lambda: [Mixture(q.components, q.weights, tau) for q in b.mixtures], most=HOT_ITERATIONS)
 
     def curvature(_: softmax.Examples, q: Full) -> Tensor:
         return q.precision.diagonal()
@@ -192,24 +200,30 @@ def methods(b: Bench) -> dict[str, tuple[int, Callable[[], Method]]]:
     def tails(nu: float) -> list[StudentT]:
         return [StudentT(q.mode(), q.precision, nu) for q in b.diagonal(curvature)]
 
-    paper = {"simple": gaussian(lambda: b.descended), "von": gaussian(lambda: b.von), "mixture": hot(1.0)}
+    paper = {"simple": of(lambda: b.descended), "von": of(lambda: b.von), "mixture": of(lambda: b.mixtures)}
     beyond = {
-        "simple_warped": gaussian(lambda: b.descended, 0.5),
-        "von_warped": gaussian(lambda: b.von, 0.5),
-        "mixture_warped": hot(1.0, 0.5),
+        "simple_warped": of(lambda: b.descended, 0.5),
+        "von_warped": of(lambda: b.von, 0.5),
+        "mixture_warped": of(lambda: b.mixtures, 0.5),
         "mixture_tau100": hot(1e2),
         "mixture_tau10000": hot(1e4),
-        "von_few": gaussian(lambda: b.von_few),
-        "laplace": gaussian(lambda: b.laplace),
-        "diagonal_laplace": gaussian(lambda: b.diagonal(curvature)),
-        "squared_gradients": gaussian(lambda: b.diagonal(squares)),
-        "student_t": gaussian(lambda: tails(1.0)),
-        "expansion_at_0": gaussian(lambda: b.expanded(0.0)),
-        "expansion_at_quarter": gaussian(lambda: b.expanded(0.25)),
+        "von_few": of(lambda: b.von_few),
+        "laplace": of(lambda: b.laplace),
+        "diagonal_laplace": of(lambda: b.diagonal(curvature)),
+        "squared_gradients": of(lambda: b.diagonal(squares)),
+        "student_t": of(lambda: tails(1.0)),
+        "expansion_at_0": of(lambda: b.expanded(0.0)),
+        "expansion_at_quarter": of(lambda: b.expanded(0.25)),
     }
     return {name: (s.grid, make) for name, make in paper.items()} | {
-        name: (s.beyond, make) for name, make in beyond.items()
+        name: (min(s.beyond, HOT) if "_tau" in name else s.beyond, make) for name, make in beyond.items()
     }
+
+
+def powered(alphas: Tensor, power: float) -> Tensor:
+    """alpha^power, normalised: weights below 1 spread (beyond the paper)."""
+    w = alphas**power
+    return w / w.sum(-1, keepdim=True)
 
 
 def read(s: Settings, seed: int, device: str) -> tuple[softmax.Examples, softmax.Examples]:
@@ -300,36 +314,33 @@ def overall(
     return found
 
 
-def study(o: Options, s: Settings, classes: Mapping[str, tuple[int, ...]], started: float) -> None:
-    """One figure."""
-    train, test = read(s, o.seed, o.device)
-    b = Bench(s, train, classes, o.seed)
-    sizes = {task: len(examples.X) for task, examples in zip(classes, b.tasks, strict=True)}
-    settings = {
-        **asdict(s),
-        "parameters": train.size,
-        "sizes": sizes,
-        "tasks": {k: list(v) for k, v in classes.items()},
-    }
-    store = open_store(o, tuple(classes), settings)
-    alphas = weightings(len(classes), s.grid)
+def brief(store: Store, alphas: np.ndarray) -> dict[str, dict[str, float]]:
+    """The error, regret and rank correlation of the paper's three methods over these weightings."""
+    truth = store.preview("joint").at(alphas)
+    previews = {name: store.preview(name).at(alphas) for name in ROLES.values()}
+    found = compare(truth, previews, uniform=uniform(3), size_proportional=uniform(3))
+    kept = ("mse", "regret_at_1", "regret_noise", "spearman")
+    return {name: {key: getattr(q, key) for key in kept} for name, q in found.methods.items()}
+
+
+def fill(o: Options, b: Bench, test: softmax.Examples, settings: Mapping, names: Collection[str]) -> Store:
+    """The study's store with the joint runs, and the previews of these methods."""
+    s, store = b.s, open_store(o, tuple(b.classes), settings)
+    alphas = weightings(len(b.classes), s.grid)
 
     def train_jointly(some: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         parts = []
         for rows in some.split(softmax.rows_at_a_time(b.tasks)):
-            theta, size, iterations = softmax.joint(
-                b.tasks, rows.to(o.device), prior=s.prior, tolerance=s.tolerance
-            )
-            parts.append((theta, size, iterations))
-            print(f"joint: {sum(len(p[0]) for p in parts)} of {len(some)} weightings", flush=True)
+            parts.append(softmax.joint(b.tasks, rows.to(o.device), prior=s.prior, tolerance=s.tolerance))
+            done, left = sum(len(part[0]) for part in parts), len(store.missing("joint", alphas))
+            print(f"{o.name}, joint: {len(alphas) - left + done} of {len(alphas)} weightings", flush=True)
         theta, size, iterations = (torch.cat(column) for column in zip(*parts, strict=True))
         return theta, {"gradient": size, "iterations": iterations}
 
-    keep(store, "joint", alphas, test, classes, train_jointly)
+    keep(store, "joint", alphas, test, b.classes, train_jointly)
     for name, (steps, make) in methods(b).items():
-        rows = alphas if steps == s.grid else weightings(len(classes), steps)
-        rows = rows[[i for i in range(len(rows)) if len(store.missing("joint", rows[i : i + 1])) == 0]]
-        if not len(store.missing(name, rows)):
+        rows = alphas if steps == s.grid else shared(alphas, weightings(len(b.classes), steps))
+        if name not in names or not len(store.missing(name, rows)):
             continue
         began = time.perf_counter()
         method = make()
@@ -340,34 +351,72 @@ def study(o: Options, s: Settings, classes: Mapping[str, tuple[int, ...]], start
             found = method(some)
             return found.params.vector, found.stats
 
-        keep(store, name, rows, test, classes, previewed)
-        took = time.perf_counter() - began
+        keep(store, name, rows, test, b.classes, previewed)
+        took = time.perf_counter() - began - fitting
         print(
-            f"{o.name}, {name}: fitted in {fitting:.0f} s, {len(rows)} previews in {took - fitting:.0f} s",
-            flush=True,
+            f"{o.name}, {name}: fitted in {fitting:.0f} s, {len(rows)} previews in {took:.0f} s", flush=True
         )
+    return store
+
+
+def shared(alphas: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Those of ``wanted`` that are in ``alphas``: only they have a truth."""
+    return wanted[[find(alphas, row) is not None for row in wanted]]
+
+
+def bench(
+    o: Options, s: Settings, classes: Mapping[str, tuple[int, ...]]
+) -> tuple[Bench, softmax.Examples, dict]:
+    """(tasks and fits, test images, all settings) of one figure and seed."""
+    train, test = read(s, o.seed, o.device)
+    b = Bench(s, train, classes, o.seed)
+    sizes = {task: len(examples.X) for task, examples in zip(classes, b.tasks, strict=True)}
+    tasks = {task: list(labels) for task, labels in classes.items()}
+    return b, test, {**asdict(s), "parameters": train.size, "sizes": sizes, "tasks": tasks}
+
+
+def study(o: Options) -> None:
+    """One figure; what is done already is not done again."""
+    started, s, classes = time.perf_counter(), SCALES[o.scale], STUDIES[o.name]
+    b, test, settings = bench(o, s, classes)
+    store = fill(o, b, test, settings, methods(b))
     if store.get("check") is None:
-        store.put("check", check(b, test, alphas))
+        store.put("check", check(b, test, weightings(len(classes), s.grid)))
+    coarse = shared(weightings(len(classes), s.grid), weightings(len(classes), s.beyond))
+    seeds = {str(o.seed): brief(store, coarse)}
+    for seed in range(o.seed + 1, o.seed + 1 + s.seeds):
+        other = replace(o, seed=seed, name=f"{o.name}, seed {seed}", out=o.out / f"seed{seed}")
+        again, its_test, its_settings = bench(other, replace(s, grid=s.beyond), classes)
+        with closing(fill(other, again, its_test, its_settings, ROLES.values())) as its:
+            seeds[str(seed)] = brief(its, coarse)
     em = store.preview("mixture").stats
     extra = {
         "joint_against_newton": store.get("check"),
         "accuracy_on_the_whole_test_set": overall(store, test, classes),
+        "seeds_on_the_coarse_grid": seeds,
         "em": {name: float(np.nanmean(em[name])) for name in ("iterations", "converged", "effective_k")},
         "fit_seconds": {
             k.removeprefix("fit/"): v for k, v in store.seconds().items() if k.startswith("fit/")
         },
     }
-    title = f"MNIST, {'balanced' if 'imbalanced' not in o.name else 'imbalanced'} tasks, softmax regression"
+    title = f"MNIST, {'imbalanced' if 'imbalanced' in o.name else 'balanced'} tasks, softmax regression"
     finish(
         o, store, started=started, title=title, columns=COLUMNS, settings=settings, extra=extra, roles=ROLES
     )
 
 
 def main() -> None:
-    """Both figures; what is done already is not done again."""
+    """Both figures, each in a process of its own where there are cores."""
     o = options("fig8_fig9_mnist", __doc__)
-    for name, classes in STUDIES.items():
-        study(replace(o, name=name, out=o.out / name), SCALES[o.scale], classes, time.perf_counter())
+    data("mnist")
+    if o.device == "cpu":
+        torch.set_num_threads(
+            1
+        )  # matrices are small: threads that wait for each other cost more than they do
+    figures = [replace(o, name=name, out=o.out / name) for name in STUDIES]
+    for figure in map_processes(study, figures, min(o.workers, len(figures))):
+        if figure.failure:
+            raise SystemExit(f"{figure.item.name}: {figure.failure}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from previa.core.merge import check_negative_gamma, weighted_sum
+from previa.core.merge import check_negative_gamma
 from previa.core.params import Flat
 from previa.core.posterior import Factorised, Posterior, naturals
 
@@ -111,16 +111,19 @@ def _alike(weights: Tensor) -> Tensor:
 
 
 def _sums(weights: Tensor, members: Sequence[Posterior]) -> tuple[Tensor, ...]:
-    """sum_k weights_ak lambda_k, [A, ...] each, over the members in use: by one matrix product where those are many."""
-    used = (weights != 0).any(0).nonzero().flatten().tolist()
-    lam = [members[k].natural() for k in used or [0]]
-    weights = weights[:, used or [0]]
-    if len(used) > FEW and sum(part.nbytes for part in lam[0]) * len(used) <= MERGED:
-        return tuple(weighted_sum(weights, torch.stack(parts)) for parts in zip(*lam, strict=True))
+    """sum_k weights_ak lambda_k, [A, n] each, over the members in use: matrix products on blocks of entries.
+
+    No stack of all members is made: twenty full precisions of three tasks fill a machine's memory once, not twice.
+    """
+    used = (weights != 0).any(0).nonzero().flatten().tolist() or [0]
+    lam = [members[k].natural() for k in used]
     sums = []
     for parts in zip(*lam, strict=True):
-        total = parts[0].new_zeros(len(weights), *parts[0].shape)
-        for w, part in zip(weights.to(parts[0]).mT, parts, strict=True):
-            total.addr_(w, part) if part.dim() == 1 else total.add_(w.view(-1, *[1] * part.dim()) * part)
+        w, n = weights[:, used].to(parts[0]), parts[0].shape[-1]
+        total = parts[0].new_empty(len(weights), n)
+        size = max(1024, CACHE // max(len(w), len(used)))
+        for start in range(0, n, size):
+            block = torch.stack([part[start : start + size] for part in parts])
+            total[:, start : start + size] = w @ block
         sums.append(total)
     return tuple(sums)
