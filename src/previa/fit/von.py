@@ -38,6 +38,7 @@ def von(
     start, precision: the Gaussian to begin with, precision a number or a matrix [P, P]. The start is forgotten as (1-lr)^steps:
     with 25 steps a precision near the Hessian at ``start`` is worth more than any other setting.
     averaged: the share of the steps, the last ones, whose natural parameters (S, S m) are averaged; 0 keeps the last iterate.
+    On the toy of figure 2 a quarter took the KL to the optimum from 0.025 to 0.015 after 100 steps, from 0.059 to 0.072 after 25.
     Raises InputError for a bad setting, ParamsError and NotFiniteError for bad derivatives, PrecisionError for a precision that is
     not positive definite.
     """
