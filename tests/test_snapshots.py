@@ -194,3 +194,31 @@ def test_what_gives_no_variance_is_refused():
         snapshot_posterior(SIX, floor=0)
     with pytest.raises(PrecisionError, match="all 3 snapshots are the same in every tensor"):
         snapshot_posterior([SIX[0]] * 3)
+
+
+def test_a_tensor_that_never_moved_has_the_smallest_precision_of_all_under_any_floor():
+    one, other = (
+        {"a": torch.zeros(2), "b": torch.tensor([5.0])},
+        {
+            "a": torch.full((2,), 2.0),
+            "b": torch.tensor([5.0]),
+        },
+    )
+    for floor in (0.01, 1.0, 100.0):
+        h = snapshot_posterior([one, other], floor=floor).precision
+        assert float(h["b"]) == float(h["a"].min())
+
+
+@pytest.mark.parametrize("apart", [1e-20, 1e30])
+def test_a_precision_that_its_dtype_cannot_hold_is_not_blamed_on_training(apart):
+    near = [{"a": torch.tensor([0.0, 1.0])}, {"a": torch.tensor([apart, 1.0])}]
+    with pytest.raises(PrecisionError, match=r"tensor .a.: .*torch.float32\. Hand in float64"):
+        snapshot_posterior(near)
+    wide = [{"a": one["a"].double()} for one in near]
+    assert float(snapshot_posterior(wide).precision["a"].min()) > 0
+
+
+def test_an_iterator_or_one_snapshot_alone_is_refused_in_words():
+    for wrong in (iter(SIX), SIX[0]):
+        with pytest.raises(InputError, match=r"expected a list of snapshots"):
+            snapshot_posterior(wrong)

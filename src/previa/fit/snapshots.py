@@ -28,9 +28,15 @@ def snapshot_posterior(
     Take snapshots in float32: in bfloat16 what moves less than the grid's step of 0.4 % does not move at all.
 
     The precision's scale is that of the training's noise (learning rate, batch size), the same for tasks with one recipe.
-    Raises InputError for fewer than two snapshots or a floor that is not positive, ParamsError naming snapshot and tensor where
-    names or shapes differ, NotFiniteError, PrecisionError where all snapshots are the same.
+    Raises InputError for fewer than two snapshots, no list of them or a floor that is not positive, ParamsError naming snapshot
+    and tensor where names or shapes differ, NotFiniteError, PrecisionError where all snapshots are the same, or so near or far
+    from each other that the precision is beyond the numbers of its dtype (float64's are kept, all others' are float32).
     """
+    if not isinstance(snapshots, Sequence):
+        raise InputError(
+            f"snapshot_posterior(): expected a list of snapshots; found a {type(snapshots).__name__}. Each is read once for every "
+            "tensor: hand in list(...)."
+        )
     if len(snapshots) < 2:
         raise InputError(f"snapshot_posterior(): {len(snapshots)} snapshots; a variance needs two at least.")
     if not floor > 0:
@@ -40,26 +46,32 @@ def snapshot_posterior(
         _check_names(names, snapshot, k)
     averages: dict[str, Tensor] = {}
     precisions: dict[str, Tensor | None] = {}
-    largest = 0.0
     for name in names:
         averages[name], s2 = _moments(snapshots, name)
-        precisions[name] = _precision(s2, floor).to(averages[name]) if bool((s2 > 0).any()) else None
-        largest = max(largest, float(s2.max()) if s2.numel() else 0.0)
-    if not largest:
+        precisions[name] = _precision(s2, floor, averages[name].dtype, name) if bool((s2 > 0).any()) else None
+    least = min((float(p.min()) for p in precisions.values() if p is not None), default=None)
+    if least is None:
         raise PrecisionError(
             f"snapshot_posterior(): all {len(snapshots)} snapshots are the same in every tensor. Give different ones: "
             "checkpoints of several steps, or of several seeds."
         )
-    h = {n: torch.full_like(averages[n], 1 / largest) if p is None else p for n, p in precisions.items()}
+    h = {n: torch.full_like(averages[n], least) if p is None else p for n, p in precisions.items()}
     layout = Layout.of(averages)
     m = Flat.of(averages, layout) if mean is None else Flat.of(mean, layout, "mean")
     return Diagonal(m, Flat.of(h, layout, "precision of the snapshots"))
 
 
-def _precision(s2: Tensor, floor: float) -> Tensor:
+def _precision(s2: Tensor, floor: float, dtype: torch.dtype, name: str) -> Tensor:
     """1/max(s^2, floor * mean s^2); where s^2 is zero the smallest of these."""
     bounded = s2.clamp(min=floor * float(s2.mean()))
-    return torch.where(s2 > 0, bounded, bounded.max()).reciprocal()
+    h = torch.where(s2 > 0, bounded, bounded.max()).reciprocal().to(dtype)
+    if not bool(((h > 0) & torch.isfinite(h)).all()):
+        raise PrecisionError(
+            f"snapshot_posterior(), tensor {name!r}: its variances over the snapshots are {float(bounded.min()):.3g} to "
+            f"{float(bounded.max()):.3g}, and one over them is beyond the numbers of {dtype}. Hand in float64 snapshots or "
+            "another floor, or check that they are of one training."
+        )
+    return h
 
 
 def _moments(snapshots: Sequence[Params], name: str) -> tuple[Tensor, Tensor]:
