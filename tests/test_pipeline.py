@@ -397,6 +397,26 @@ def test_subsets_of_the_snapshots_are_mixtures_of_their_own(folder):
         assert ("mixture", 17, 17) in news
 
 
+def test_a_subset_that_the_study_no_longer_has_leaves_its_results(folder):
+    settings = table()
+    settings["preview"]["methods"] = ["simple", "mixture"]
+    settings["mixture"]["subsets"] = [[8]]
+    with opened(study_from_dict(settings, folder=folder)) as work:
+        runs = fit(work)
+        preview(work, runs)
+        work.store.fail("mixture_99", work.uniform, "no such part", seconds=1.0)  # of one's own
+    settings["mixture"]["subsets"] = []
+    settings["preview"]["methods"] = ["mixture"]
+    with opened(study_from_dict(settings, folder=folder)) as work:
+        preview(work, runs)
+        assert work.store.methods() == ("mixture", "mixture_99", "simple")
+    settings["mixture"]["subsets"] = [[8]]
+    with opened(study_from_dict(settings, folder=folder)) as work:
+        news, progress = heard()
+        preview(work, runs, progress=progress)
+        assert ("mixture_2", 0, 17) in news
+
+
 def test_a_subset_of_one_run_is_no_mixture_that_could_blend(folder):
     settings = table()
     settings["mixture"] = {"seeds": 1, "snapshots": 2, "subsets": [[8]]}

@@ -29,10 +29,12 @@ def preview(
 ) -> dict[str, Preview]:
     """Every method's preview at the study's grid, uniform and size-proportional weights; only what is missing is scored.
 
-    What was scored with other posteriors is forgotten first. The store's fact "warnings" is for the report. Raises as sweep.
+    What was scored with other posteriors is forgotten first, and so are subsets of the mixture that the study no longer has:
+    only while it has them is known what their names mean. The store's fact "warnings" is for the report. Raises as sweep.
     """
     alphas, ingredients = work.alphas(work.study.preview.steps), work.ingredients
     found: dict[str, Preview] = {}
+    _forget_subsets(work)
     for name, (posteriors, method) in _posteriors(work.study, runs).items():
         work.store.declare(name, {"posteriors": _digest(posteriors), "blocks": work.study.mixture.blocks})
         found[name] = sweep(
@@ -80,6 +82,15 @@ def warnings(work: Work, previews: Mapping[str, Preview]) -> list[str]:
                 f"{np.median(stats['effective_k']):.2f}). A higher temperature or blocks = 'tensor' in [mixture] may blend."
             )
     return found
+
+
+def _forget_subsets(work: Work) -> None:
+    """Remove what was previewed of subsets that are gone; what others recorded under such a name, undeclared, stays."""
+    for name in work.store.methods():
+        head, _, K = name.rpartition("_")
+        gone = head == "mixture" and K.isdecimal() and name not in work.study.mixtures()
+        if gone and work.store.facts(name) is not None:
+            work.store.declare(name, {})  # rests on nothing any more
 
 
 def _posteriors(study: Study, runs: Runs) -> dict[str, tuple[list[Any], PreviewMethod]]:
