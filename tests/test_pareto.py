@@ -370,13 +370,21 @@ def test_the_sentence_says_counts_and_the_base_rate():
     truth = preview(np.array([[0.9, 0.1], [0.6, 0.6], [0.1, 0.9], [0.59, 0.6], [0.0, 0.0]]), grid(2, 4))
     lone = preview(np.array([[9.0, 9.0], [0, 0], [0, 0], [0, 0], [0, 0]]), truth.alphas)
     assert compare_fronts(truth, lone, tolerance=0.01).sentence.startswith(
-        "Of the 1 weighting on the previewed front, 1 is truly within noise of a best trade-off; of all 5 trained "
-        "weightings, 80 % are. As many drawn blindly do as well in 80 % of draws"
+        "Of the 1 weighting on the previewed front, 1 is truly within noise of a best trade-off; of all 5 weightings "
+        "both trained and previewed, 80 % are. As many drawn blindly do as well in 80 % of draws"
     )
     assert (
         "Of the 3 weightings on the previewed front, 3 are on the true front"
         in compare_fronts(truth, truth).sentence
     )
+
+
+def test_a_weighting_that_was_trained_but_not_previewed_is_on_no_front_and_the_sentence_counts_without_it():
+    """A joint run off the preview's grid beats all others; the preview could not name it, so that it is not judged by it."""
+    truth = preview(np.array([[0.9, 0.1], [0.6, 0.6], [0.1, 0.9], [0.95, 0.95], [0.0, 0.0]]), grid(2, 4))
+    found = compare_fronts(truth, truth.rows([0, 1, 2, 4]))
+    assert found.on_true.tolist() == [True, True, True, False]
+    assert "of all 4 weightings both trained and previewed, 75 % are." in found.sentence
 
 
 def test_what_goes_into_the_summary_is_json():

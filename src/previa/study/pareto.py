@@ -31,7 +31,7 @@ SELDOM = 0.05
 
 @dataclass(frozen=True, eq=False)
 class Fronts:
-    """The previewed front beside the true one, over the A weightings that truth and preview both scored.
+    """The previewed front beside the true one, both of the A weightings that truth and preview both scored.
 
     true, previewed: scores there [A, T]; on_true, on_previewed: which are on the front of each [A]; near: which are truly
     near-optimal [A], as `compare_fronts` has it (None: noise unknown); noise: what counts as noise in each task, the median
@@ -80,7 +80,7 @@ class Fronts:
         n, k, A = int(self.on_previewed.sum()), int((self.on_previewed & good).sum()), len(self.alphas)
         text = (
             f"Of the {n} weighting{'s' * (n > 1)} on the previewed front, {k} {'is' if k == 1 else 'are'} {what}; "
-            f"of all {A} trained weightings, {100 * good.mean():.0f} % are."
+            f"of all {A} weightings both trained and previewed, {100 * good.mean():.0f} % are."
         )
         if self.luck <= SELDOM:
             return f"{text} Chance seldom does as well (in {_percent(self.luck)} of draws of as many)."
@@ -113,6 +113,7 @@ def compare_fronts(
 ) -> Fronts:
     """How well the preview's front serves, judged by the true scores s_t(a) of the weightings a that both scored.
 
+    The true front is that of these: what was trained at other weightings is left out, as the preview could not name it.
     a *matches* f when no task loses more than noise: s_t(f) - s_t(a) <= eps_t(a, f) for all t (additive epsilon-dominance).
     a is *near-optimal* when it matches some f on the true front: in every task it is as good as one of the best trade-offs.
     eps_t(a, f) = 1.645 se_t(a, f), the standard error of the mean of the paired differences of the test items' scores (what
