@@ -341,6 +341,61 @@ def test_dampings_that_make_no_sense_are_refused():
         regmean(draw(0), {}, off_diagonal=1.5)
 
 
+def test_factors_of_fewer_examples_than_inputs_are_refused_without_damping():
+    """Rounded to float32 some of these have no eigenvalue below zero: that is luck, and their merges are noise."""
+    for seed in range(20):
+        X = torch.randn(9, 10, generator=torch.Generator().manual_seed(seed))
+        A = X.T @ X / 9
+        for pair in ((A, None), (A, torch.eye(3)), (torch.eye(4), A)):
+            with pytest.raises(PrecisionError, match=r"of 'w' is not positive definite beyond rounding"):
+                Kronecker({"w": torch.zeros(10 if pair[1] is A else 3, len(pair[0]))}, {"w": pair})
+        Kronecker({"w": torch.zeros(3, 10)}, {"w": (A, None)}, damping={"w": 1e-3})
+
+
+def test_small_inputs_beside_large_ones_are_no_missing_curvature():
+    """Rounding is relative to each entry, so that scales of 1e-6 to 1e6 are as definite as all ones."""
+    scale = torch.logspace(-6, 6, 5, dtype=torch.float64)
+    A = gram(5, 0) * torch.outer(scale, scale)
+    q = Kronecker(draw(0), {"a.weight": (A.float(), None)}, 1.0)
+    expected = 3 * torch.linalg.slogdet(gram(5, 0)).logabsdet  # the scales' logarithms add up to zero
+    peak = q.log_density(draw(0)) + 0.5 * P * math.log(2 * math.pi)
+    torch.testing.assert_close(2 * peak, expected, rtol=1e-5, atol=1e-5)  # A in float32
+
+
+def test_damping_below_the_factors_rounding_is_refused():
+    A = torch.diag(
+        torch.tensor([1e6, 1.0, -0.5])
+    )  # within the rounding of a trace of 1e6, but H = A + 0.1 is indefinite
+    mean = {"w": torch.zeros(2, 3)}
+    with pytest.raises(PrecisionError, match=r"damping of 'w' is 0\.1, .* eigenvalues of -0\.5"):
+        Kronecker(mean, {"w": (A, None)}, damping={"w": 0.1})
+    assert torch.isfinite(Kronecker(mean, {"w": (A, None)}, damping={"w": 0.6}).log_density(mean))
+
+
+@pytest.mark.parametrize("with_b", [False, True])
+def test_a_damped_prior_of_negative_weight_is_subtracted_where_the_sum_is_definite(with_b):
+    def q(value, scale, damping):
+        B = gram(2, 5) + torch.eye(2) if with_b else None
+        mean = {"w": torch.full((2, 2), value, dtype=torch.float64)}
+        return Kronecker(mean, {"w": (gram(2, 3) * scale, B)}, damping={"w": damping})
+
+    def dense_of(q):
+        return Full(q.mean, q.times(torch.eye(4, dtype=torch.float64)))
+
+    task, prior = q(1.0, 10.0, 0.01), q(0.0, 1e-3, 1.0)
+    full = preview([1.5], [dense_of(task)], dense_of(prior))
+    torch.testing.assert_close(preview([1.5], [task], prior), full, **SOLVED)
+
+
+def test_an_indefinite_sum_is_refused_where_the_means_agree():
+    """Every mean solves the equations then, but none is a maximum."""
+    mean = {"w": torch.ones(2, 2, dtype=torch.float64)}
+    task = Kronecker(mean, {"w": (torch.diag(torch.tensor([10.0, 0.1])), torch.eye(2))})
+    prior = Kronecker(mean, {"w": (torch.eye(2) * 1e-3, torch.eye(2))}, damping={"w": 0.31})
+    with pytest.raises(PrecisionError, match="weighted sum of the precisions is not positive definite"):
+        preview([1.5], [task], prior)
+
+
 def test_a_prior_of_too_much_negative_weight_is_refused():
     with pytest.raises(PrecisionError, match="gamma = 1 - sum"):
         preview([1.0, 1.0], [kronecker(0), kronecker(1)], Isotropic(draw(9), 100.0))

@@ -171,6 +171,11 @@ def _solve(
 ) -> tuple[Tensor, Tensor, Tensor]:
     centre = weights @ mean / weights.sum(-1, keepdim=True)
     times, precondition = system.at(weights)
+    if bool(
+        (weights < 0).any()
+    ):  # the sum may be indefinite where the posteriors' own equations do not show it
+        probe = torch.randn(mean.shape[-1], dtype=mean.dtype, generator=torch.Generator().manual_seed(0))
+        conjugate_gradients(times, precondition, probe.to(mean.device).expand_as(centre), max_iterations)
     b = torch.zeros_like(centre)
     for w, m, product in zip(weights.T, mean, system.products, strict=True):
         b += w[:, None] * product(m - centre)

@@ -11,7 +11,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from previa.core.conjugate_gradients import NOT_DEFINITE, Map, System, definite
+from previa.core.conjugate_gradients import Map, System, definite
 from previa.errors import NotFiniteError, ParamsError, PrecisionError
 
 ROUNDING = 1e-6  # of its trace: how negative eigenvalues of a Gram matrix may be that was kept in float32
@@ -42,20 +42,7 @@ class Block:
                 raise NotFiniteError(f"factor {what} of {self.weight!r} holds NaN or infinity.")
             if bool((matrix - matrix.T).abs().max() > ROUNDING * matrix.abs().max()):
                 raise ParamsError(f"factor {what} of {self.weight!r} is not symmetric.")
-            if self.delta and not bool(matrix.any()):
-                continue
-            shifted = matrix.double()
-            if self.delta:
-                slack = ROUNDING * shifted.diagonal().sum()
-                shifted = shifted + slack * torch.eye(len(matrix)).to(shifted)
-            if int(torch.linalg.cholesky_ex(shifted).info):
-                cure = (
-                    "second moments have no negative eigenvalues: it was not made of any."
-                    if self.delta
-                    else "inputs that are always zero, or fewer examples than entries, leave directions without curvature. Pass "
-                    "damping (kronecker_damping)."
-                )
-                raise PrecisionError(f"factor {what} of {self.weight!r} is not positive definite; {cure}")
+        _ = self.log_det  # checks that H is positive definite
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -74,17 +61,55 @@ class Block:
 
     @cached_property
     def log_det(self) -> Tensor:
-        """log det H = sum_ij log(lambda_i(B) lambda_j(A) + delta), float64."""
-        a = torch.linalg.eigvalsh(self.A.double())
-        b = torch.ones_like(a[:1]).expand(self.shape[0])
+        """log det H = sum_ij log(lambda_i(B) lambda_j(A) + delta), float64. Raises PrecisionError."""
+        out, n = self.shape
+        if not self.delta:  # det (B (x) A) = det(A)^out det(B)^n
+            total = out * _log_det(self.A, f"A of {self.weight!r}")
+            return total if self.B is None else total + n * _log_det(self.B, f"B of {self.weight!r}")
+        a, b = _eigenvalues(self.A, f"A of {self.weight!r}"), torch.ones(1).to(self.A).double().expand(out)
         if self.B is not None:
-            b = torch.linalg.eigvalsh(self.B.double())
-        total: Tensor = definite(torch.outer(b, a) + self.delta).log().sum()
-        return total
+            b = _eigenvalues(self.B, f"B of {self.weight!r}")
+        smallest = torch.outer(b[[0, -1]], a[[0, -1]]).min()  # of B (x) A: below zero by rounding alone
+        if not bool(smallest + self.delta > 0):
+            raise PrecisionError(
+                f"the damping of {self.weight!r} is {self.delta:.3g}, but rounding of its factors leaves eigenvalues of "
+                f"{smallest.item():.3g}. Pass more (kronecker_damping), or factors in float64."
+            )
+        return (torch.outer(b, a) + self.delta).log().sum()
 
     @property
     def _matrices(self) -> list[tuple[str, Tensor]]:
         return [("A", self.A)] + ([] if self.B is None else [("B", self.B)])
+
+
+def _log_det(matrix: Tensor, what: str) -> Tensor:
+    """log det of a matrix that is positive definite beyond its rounding, float64. Raises PrecisionError for others.
+
+    The smallest eigenvalue counts once the diagonal is scaled to ones, which leaves rounding as it is, relative to each entry:
+    one that is not above ROUNDING n may be a zero in float32.
+    """
+    scale = matrix.diagonal().double()
+    if bool((scale > 0).all()):
+        scaled = matrix.double() / torch.outer(scale.sqrt(), scale.sqrt())
+        slack = ROUNDING * len(matrix) * torch.eye(len(matrix)).to(scaled)
+        if not int(torch.linalg.cholesky_ex(scaled - slack).info):
+            L = torch.linalg.cholesky(scaled)
+            return 2 * L.diagonal().log().sum() + scale.log().sum()
+    raise PrecisionError(
+        f"factor {what} is not positive definite beyond rounding: inputs that are always zero or depend on each other "
+        "linearly, and fewer examples than inputs, leave directions without curvature; so does a softmax, whose gradients "
+        "sum to zero. Pass damping (kronecker_damping)."
+    )
+
+
+def _eigenvalues(matrix: Tensor, what: str) -> Tensor:
+    """In ascending order, float64. Raises PrecisionError where one is negative beyond rounding."""
+    found: Tensor = torch.linalg.eigvalsh(matrix.double())
+    if bool(found[0] < -ROUNDING * matrix.diagonal().double().sum()):
+        raise PrecisionError(
+            f"factor {what} is not positive definite; second moments have no negative eigenvalues: it was not made of any."
+        )
+    return found
 
 
 def product(v: Tensor, A: Tensor, B: Tensor | None) -> Tensor:
@@ -99,7 +124,8 @@ def block_system(entries: Tensor, members: Sequence[Block | Tensor]) -> System:
     M is the Kronecker product that has the sum's traces, its scalar part s spread over both factors: with the means a_k, b_k
     of the diagonals of A_k, B_k, c = sum_k w_k a_k b_k and s = sum_k w_k delta_k,
     M = (sum_k w_k a_k B_k / sqrt(c) + sqrt(s) I) (x) (sum_k w_k b_k A_k / sqrt(c) + sqrt(s) I).
-    Where every B is I the sum is one Kronecker product, and M is the sum itself.
+    Where every B is I the sum is one Kronecker product, and M is the sum itself. Negative weights may leave M, but not the
+    sum, indefinite: the sum's diagonal takes its place there.
     """
     blocks = [(k, q) for k, q in enumerate(members) if isinstance(q, Block)]
     out, n = blocks[0][1].shape
@@ -108,14 +134,16 @@ def block_system(entries: Tensor, members: Sequence[Block | Tensor]) -> System:
     Bs = None if plain else torch.stack([_dense(q).double() for _, q in blocks])
     own = [k for k, _ in blocks]
     shift = torch.stack([_shift(q) for q in members])
+    diagonals = torch.stack([q.diagonal() if isinstance(q, Block) else q for q in members])
 
     def at(weights: Tensor) -> tuple[Map, Map]:
         w, delta = weights[:, own], weights @ shift
         times = partial(_sum, w, As, Bs, delta)
-        s = delta.mean(-1)
-        if bool((s < 0).any()):
-            raise PrecisionError(NOT_DEFINITE)
-        return times, partial(_apply, *_inverses(w, As, Bs, s))
+        left, right, good = _inverses(w, As, Bs, delta.mean(-1))
+        if bool(good.all()):
+            return times, partial(_apply, left, right)
+        h = definite(weights @ diagonals)
+        return times, lambda r: torch.where(good[:, None], _apply(left, right, r), r / h)
 
     width = 8 * out * n + 3 * n * n + 3 * out * out
     return System(entries, [partial(_times, q) for q in members], at, width)
@@ -126,24 +154,26 @@ def _shift(q: Block | Tensor) -> Tensor:
     return torch.full_like(q.entries, q.delta, dtype=torch.float64) if isinstance(q, Block) else q
 
 
-def _inverses(w: Tensor, As: Tensor, Bs: Tensor | None, s: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The inverses of M's two factors for each row, [A, n, n] and [A, out, out]."""
+def _inverses(w: Tensor, As: Tensor, Bs: Tensor | None, s: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The inverses of M's two factors for each row, [A, n, n] and [A, out, out], and [A] whether M is positive definite."""
     if Bs is None:
-        return _inverse(torch.einsum("ak,kij->aij", w, As), s), None
+        left, good = _inverse(torch.einsum("ak,kij->aij", w, As), s)
+        return left, None, good
     a, b = (_mean_diagonals(m) for m in (As, Bs))
     c = (w * a * b).sum(-1, keepdim=True)
     scale = torch.where(c > 0, c, 1.0).rsqrt()  # c = 0 where no member with factors has weight
-    left = torch.einsum("ak,kij->aij", w * b * scale, As)
-    right = torch.einsum("ak,kij->aij", w * a * scale, Bs)
-    return _inverse(left, s.sqrt()), _inverse(right, s.sqrt())
+    root = s.clamp_min(0).sqrt()
+    left, one = _inverse(torch.einsum("ak,kij->aij", w * b * scale, As), root)
+    right, other = _inverse(torch.einsum("ak,kij->aij", w * a * scale, Bs), root)
+    return left, right, one & other & (s >= 0)
 
 
-def _inverse(matrices: Tensor, shift: Tensor) -> Tensor:
-    matrices.diagonal(dim1=-2, dim2=-1).add_(shift.unsqueeze(-1))
-    L, info = torch.linalg.cholesky_ex(matrices)
-    if bool((info != 0).any()):
-        raise PrecisionError(NOT_DEFINITE)
-    return torch.cholesky_inverse(L)
+def _inverse(matrices: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverse of each matrix + shift I, and whether that is positive definite; if it is not, I."""
+    eye = torch.eye(matrices.shape[-1]).to(matrices)
+    L, info = torch.linalg.cholesky_ex(matrices + shift[:, None, None] * eye)
+    good: Tensor = info == 0
+    return torch.cholesky_inverse(torch.where(good[:, None, None], L, eye)), good
 
 
 def _apply(left: Tensor, right: Tensor | None, r: Tensor) -> Tensor:
