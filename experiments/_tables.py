@@ -133,7 +133,9 @@ def rows(found: Sequence[Study], line: Line) -> Iterator[list[str]]:
         if not ours:
             yield ["", "", "not run here", *[""] * width]
     for study in left:
-        yield ["", str(study.facts.get("title", study.name)), f"here, {study.scale}", *line(study)]
+        title = str(study.facts.get("title", study.name))
+        unit = "" if study.percent else f" (unit: {study.facts.get('unit', 'score')})"
+        yield ["", title + unit, f"here, {study.scale}", *line(study)]
 
 
 def shown(value: float | None, digits: int = 4) -> str:

@@ -158,7 +158,7 @@ def heading(made: Any, study: str, what: str, caption: str) -> None:
     columns = int(width * 14.5)  # letters of 8.5 points in an inch, some room left
     made.text(0.012, 1 - 0.14 / height, what, ha="left", va="top", fontsize=13, fontweight="bold", color=INK)
     if width > 6:  # inches: the two fit beside each other
-        name = plain(study, width=26, lines=1)
+        name = plain(study, width=max(26, int(7 * (width - 6))), lines=1)
         made.text(0.988, 1 - 0.17 / height, name, ha="right", va="top", fontsize=9, color=MUTED)
     elif study:
         caption = f"{plain(study, width=40, lines=1)}. {caption}"
