@@ -1,6 +1,7 @@
 """The report opened from disk in real headless Chromium: it works by mouse and by keys, and never uses the network."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -230,6 +231,16 @@ def test_trade_offs_show_each_weighting_at_its_true_scores_in_every_pair_of_task
         assert charts.first.locator(".ghost").count() == on.sum()
     assert charts.last.locator("[data-row]").count() == len(truth)
     assert page.locator("img").count() == 0
+
+
+def test_a_hypervolume_without_its_chance_is_left_out(opened, monkeypatch):
+    """Of many tasks too few points count to tell what blind draws reach; a share alone would read as a feat."""
+    truth, previews = study(TASKS[3], steps=6, truth_steps=3)
+    assert "hypervolume" in opened(TASKS[3], truth, previews).locator("#front-help").inner_text()
+    rough = lambda *both: replace(compare_fronts(*both), volume_by_chance=None)  # noqa: E731
+    monkeypatch.setattr("synthetic_previews.compare_fronts", rough)
+    page = opened(TASKS[3], truth, previews)
+    assert "hypervolume" not in page.locator("#front-help").inner_text()
 
 
 def test_a_weighting_pinned_among_the_trade_offs_is_pinned_everywhere(opened):

@@ -111,7 +111,7 @@ const tradeoffs = () => {
     what === "near-optimal"
       ? "Near-optimal: in every task within noise of some weighting on the true front (a paired test on the same test items)."
       : "",
-    isNumber(judged?.volume_share)
+    isNumber(judged?.volume_share) && isNumber(judged.volume_by_chance)
       ? `The previewed front's weightings reach ${percent(judged.volume_share)} of the true front's hypervolume; as many drawn blindly, ${percent(judged.volume_by_chance)}.`
       : "",
     (T * (T - 1)) / 2 > data.pairs.length ? "Shown are the pairs of tasks most in conflict." : "",
