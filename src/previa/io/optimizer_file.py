@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,8 @@ def open_optimizer(path: str | Path, *, allow_pickle: bool = False) -> Mapping[s
 
     Such files are pickles, and there is no safetensors form of them that trainers write. They are read only with
     ``allow_pickle=True``, and then with weights_only=True, which builds tensors and plain containers and runs no code. Tensors
-    stay on disk until they are used. A file of a whole training, {"model": ..., "optimizer": ...}, gives its optimizer.
+    stay on disk until they are used. A file of a whole training, {"model": ..., "optimizer": ...}, gives its optimizer; so does
+    a Lightning checkpoint, {"optimizer_states": [...], ...}, of one optimizer.
     Raises FileError: missing, a pickle without leave, damaged, with other things than tensors, not of one optimizer.
     """
     path = Path(path)
@@ -49,9 +51,8 @@ def open_optimizer(path: str | Path, *, allow_pickle: bool = False) -> Mapping[s
         LookupError,
         AttributeError,
     ) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FileError(
-            f"{file}: cannot be read as tensors and plain containers ({first:.200}). It is damaged, or holds other things than "
+            f"{file}: cannot be read as tensors and plain containers ({_reason(error):.200}). It is damaged, or holds other things than "
             "an optimizer's state: save optimizer.state_dict() alone."
         ) from error
     states = _states(found)
@@ -64,8 +65,16 @@ def open_optimizer(path: str | Path, *, allow_pickle: bool = False) -> Mapping[s
 
 
 def _states(found: object) -> list[Mapping[str, Any]]:
-    """``found`` if it is an optimizer's state_dict, else its values that are."""
+    """``found`` if it is an optimizer's state_dict, and those of its values, or of Lightning's list, that are."""
     if not isinstance(found, Mapping):
         return []
-    every = [one for one in (found, *found.values()) if isinstance(one, Mapping)]
+    listed = found.get("optimizer_states")
+    every = [found, *found.values(), *(listed if isinstance(listed, list) else [])]
+    every = [one for one in every if isinstance(one, Mapping)]
     return [one for one in every if {"state", "param_groups"} <= set(one)]
+
+
+def _reason(error: Exception) -> str:
+    """The sentence that says what is wrong: torch's comes after advice on other ways to load, in a terminal's bold letters."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split("WeightsUnpickler error:")[-1].strip()
+    return text.splitlines()[0].split(". ")[0].strip().rstrip(".") if text else type(error).__name__
