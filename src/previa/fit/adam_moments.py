@@ -64,6 +64,8 @@ def adam_moments(
 
     source: the optimizer, or its state_dict (previa.io.open_optimizer reads one from a file). A state_dict numbers its
     parameters; previa.fit.parameter_order says how they are named, unless ``names`` does, one list an optimizer's group.
+    Numbers and shapes are all that can be checked: where the optimizer was given the parameters in an order of its own, as
+    AdamW([*head.parameters(), *body.parameters()]), layers of one shape are silently swapped. Pass the optimizer or ``names`` then.
     AMSGrad's running maximum is left alone: v is used. With Adam's own weight_decay (not AdamW's) v holds the decay's gradient too.
     Like squared gradients this may be zero: add a prior with previa.damped.
 
@@ -71,7 +73,7 @@ def adam_moments(
     trainable parameter that is not in it, numbers that can be named in two ways, a batch size or power that cannot be; ParamsError
     where names or shapes do not fit the model; NotFiniteError naming the tensor.
     """
-    if batch_size < 1 or not 0 < power <= 1:
+    if not (1 <= batch_size < float("inf") and 0 < power <= 1):
         raise InputError(
             f"{_WHAT}: batch_size is {batch_size} and power {power}; expected at least 1, and above 0 up to 1."
         )

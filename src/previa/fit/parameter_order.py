@@ -38,7 +38,8 @@ def group_names(
     shapes: one tuple a number, None where the state has no tensor; what: who asks, for errors. Names in the groups are those of
     torch.optim.AdamW(model.named_parameters()) and of FSDP. Else the rules are one group in the model's order (of all parameters
     or of the trainable ones), the Trainer's two of its several releases, and matrices before vectors; numbers and shapes must fit.
-    Shapes cannot tell apart parameters of one shape, so groups cut by a rule of one's own should be named by the caller.
+    Shapes cannot tell apart parameters of one shape, and nothing in the file can: groups or an order of one's own must be named
+    by the caller, or layers of one shape are silently swapped.
     Raises ParamsError where no rule fits, InputError where several do and disagree.
     """
     own = [_own_names(group) for group in groups]
