@@ -16,6 +16,7 @@ from previa import (
     Flat,
     Full,
     Isotropic,
+    Kronecker,
     Layout,
     Mixture,
     StudentT,
@@ -348,6 +349,43 @@ def test_precisions_must_be_above_zero(value):
         Full({"x": torch.zeros(2)}, torch.diag(torch.tensor([1.0, value])))
     with pytest.raises(PrecisionError, match="above 1"):
         Beta({"x": torch.tensor([1 + value])}, {"x": torch.tensor([2.0])})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_precisions_must_be_finite(value):
+    h = Flat.of(draw(0, positive=True))
+    h.vector[0] = value
+    for precision in (value, h):
+        with pytest.raises(NotFiniteError, match="precision of tensor .* holds NaN or infinity"):
+            Diagonal(draw(0), precision)
+    with pytest.raises(PrecisionError, match="finite and above zero"):
+        Isotropic(draw(0), value)
+    for H in (torch.diag(torch.tensor([1.0, value])), torch.tensor([[1.0, value], [0.0, 1.0]])):
+        with pytest.raises(NotFiniteError, match="Full: the precision holds NaN or infinity"):
+            Full({"x": torch.zeros(2)}, H)
+    with pytest.raises(NotFiniteError, match="Kronecker: rest holds NaN or infinity"):
+        Kronecker(draw(0), {}, value)
+
+
+@pytest.mark.parametrize("value", [1e300, 1e-300])
+def test_numbers_beyond_float32_are_no_precisions_of_it(value):
+    for family in (Diagonal, Isotropic):
+        with pytest.raises((NotFiniteError, PrecisionError)):
+            family({"x": torch.zeros(2)}, value)
+        wide = family({"x": torch.zeros(2, dtype=torch.float64)}, value)
+        assert wide.natural()[0][0].item() == value
+
+
+def test_blocks_are_refused_where_there_are_no_responsibilities():
+    qs = [Diagonal(draw(seed), 1.0) for seed in range(2)]
+    P = qs[0].layout.size
+    kronecker = [Kronecker(draw(seed), {}, 1.0) for seed in range(2)]
+    for posteriors in (qs, kronecker, [full(0), full(1)]):
+        with pytest.raises(InputError, match="blocks are for mixtures and Student-t"):
+            modes([[0.5, 0.5]], posteriors, blocks=((0, P),))
+    for blocks in ([(0, P), (P, P)], [(0, P - 1), (P - 1, 1), (1, P)], [(0, P + 1)], []):
+        with pytest.raises(InputError, match="must tile"):
+            modes([[1.0]], [Mixture(qs)], blocks=blocks)
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,29 @@ def test_a_change_in_place_after_a_layer_does_not_reach_its_gradient():
         torch.testing.assert_close(one[name], other[name], **EXACT)
 
 
+class SequenceFirst(nn.Module):
+    """Positions along axis 0 inside, of which the end sees the mean, the first or the last."""
+
+    def __init__(self, end):
+        super().__init__()
+        torch.manual_seed(0)
+        self.end, self.inner, self.head = end, nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        h = torch.tanh(self.inner(x.transpose(0, 1)))
+        return self.head(h.mean(0) if self.end == "mean" else h[self.end])
+
+
+@pytest.mark.parametrize("end", ["mean", 0, -1])
+@pytest.mark.parametrize("examples", [2, 5, 6])
+def test_layers_with_positions_along_axis_0_have_no_factors(end, examples):
+    """Also where there are as many positions as examples, which shapes do not tell apart."""
+    model = SequenceFirst(end).double()
+    found = kronecker_factors(model, [inputs(examples, n, 4) for n in (examples, 7)], Given(loss))
+    assert list(found.mean) == ["head.weight"]
+    assert found.rest == ("inner.weight", "inner.bias")
+
+
 def test_models_stay_as_they_were():
     model, batch = mlp().eval(), inputs(3, 4)
     kronecker_factors(model, [batch], Given(loss))
@@ -241,6 +264,12 @@ def test_what_cannot_be_used_is_said():
         input_moments(model, [], lambda model, batch: model(batch))
     with pytest.raises(NotFiniteError, match=r"batch 1: the squared inputs of '0\.weight'"):
         kronecker_factors(model, [inputs(2, 4), inputs(2, 4) / 0.0], Given(loss))
+    with pytest.raises(NotFiniteError, match=r"batch 1: the gradient of '0\.weight'"):
+        kronecker_factors(model, [inputs(0, 4), inputs(2, 4) * torch.nan], Given(loss))
+    with pytest.raises(NotFiniteError, match=r"batch 0: the gradient of '0\.weight'"):
+        kronecker_factors(model, [inputs(2, 4)], Given(lambda model, batch: loss(model, batch) / 0.0))
+    with pytest.raises(NotFiniteError, match=r"batch 0: the squared inputs of '0\.weight'"):
+        input_moments(model, [inputs(2, 4) / 0.0], lambda model, batch: model(batch))
     with pytest.raises(InputError, match=r"Dropout.*eval\(\)"):
         kronecker_factors(nn.Sequential(nn.Linear(4, 3), nn.Dropout()), [inputs(2, 4)], Given(loss))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from previa.core.params import Flat, Layout, Params
 from previa.core.quadratic import log_sums, squared_distances
-from previa.errors import PrecisionError
+from previa.errors import NotFiniteError, PrecisionError
 
 
 @final
@@ -29,9 +29,17 @@ class Diagonal:
     def __post_init__(self) -> None:
         mean = Flat.of(self.mean)
         if isinstance(self.precision, int | float):
-            h = Flat(mean.layout, torch.full_like(mean.vector, float(self.precision)))
+            p = torch.tensor(float(self.precision), dtype=torch.float64).to(
+                mean.vector
+            )  # infinite if too large
+            h = Flat(mean.layout, p.expand_as(mean.vector).clone())
         else:
             h = Flat.of(self.precision, mean.layout, "precision")
+        if not bool(torch.isfinite(h.vector).all()):
+            name = next(name for name in h if not bool(torch.isfinite(h[name]).all()))
+            raise NotFiniteError(
+                f"precision of tensor {name!r} holds NaN or infinity; expected finite numbers above zero."
+            )
         if not bool((h.vector > 0).all()):
             name = next(name for name in h if not bool((h[name] > 0).all()))
             raise PrecisionError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from previa.core.params import Flat, Layout, Params
-from previa.errors import ParamsError, PrecisionError
+from previa.errors import NotFiniteError, ParamsError, PrecisionError
 
 
 @final
@@ -20,7 +20,7 @@ class Full:
     """N(theta | mean, H^-1), H a symmetric positive definite matrix [P, P] in the order of ``mean``'s tensors.
 
     lambda = (H, H mean), T(theta) = (-theta theta'/2, theta). Held in float64.
-    Raises ParamsError where the shapes do not match, PrecisionError where H is not positive definite.
+    Raises ParamsError where the shapes do not match, NotFiniteError, PrecisionError where H is not positive definite.
     """
 
     mean: Params
@@ -34,6 +34,8 @@ class Full:
             raise ParamsError(
                 f"Full: the precision has shape {tuple(H.shape)}, but {P} parameters need ({P}, {P})."
             )
+        if not bool(torch.isfinite(H).all()):
+            raise NotFiniteError("Full: the precision holds NaN or infinity; expected finite numbers.")
         H = 0.5 * (H + H.mT)
         if bool((torch.linalg.cholesky_ex(H).info != 0).any()):
             raise PrecisionError(

@@ -131,6 +131,8 @@ class Kronecker:
             h = torch.full((n,), float(self.rest), dtype=torch.float64, device=self._m.vector.device)
         else:
             h = _rest(self.layout, self._outside, self.rest or {})
+        if not bool(torch.isfinite(h).all()):
+            raise NotFiniteError("Kronecker: rest holds NaN or infinity; expected finite numbers above zero.")
         if not bool((h > 0).all()):
             raise PrecisionError(
                 f"Kronecker: the smallest precision in rest is {h.min().item():.3g}, but it must be above zero. Squared gradients "

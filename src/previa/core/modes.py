@@ -49,6 +49,11 @@ def modes(
     """
     if not posteriors:
         raise InputError("modes: there are no posteriors.")
+    if blocks is not None and all(isinstance(q, Posterior | Products) for q in posteriors):
+        raise InputError(
+            f"modes: blocks are for mixtures and Student-t, whose responsibilities they part; {type(posteriors[0]).__name__} "
+            "has none. Leave blocks out."
+        )
     alpha = as_alphas(alphas, len(posteriors)).view(-1, len(posteriors))
     if isinstance(prior, Products) or any(isinstance(q, Products) for q in posteriors):
         weights, _ = with_prior(alpha, [], cast("Posterior | None", prior))  # it only counts
@@ -59,7 +64,9 @@ def modes(
         return Modes(weighted_modes(weights, closed), {})
     others = [q for q in posteriors if not isinstance(q, Products)]
     if any(isinstance(c, Products) for q in others if isinstance(q, Bounded) for c in q.components):
-        raise InputError("modes: a mixture's components must be members of an exponential family, such as Diagonal.")
+        raise InputError(
+            "modes: a mixture's components must be members of an exponential family, such as Diagonal."
+        )
     if blocks is None:
         return Modes(*em(alpha, others, prior, max_iterations))
     return _blockwise(alpha, others, prior, blocks, max_iterations)
@@ -89,8 +96,11 @@ def _blockwise(
 ) -> Modes:
     layout = posteriors[0].layout
     ends = [0, *(stop for _, stop in blocks)]
-    if [start for start, _ in blocks] != ends[:-1] or ends[-1] != layout.size:
-        raise InputError(f"modes: blocks must tile the {layout.size} parameters in order without gaps.")
+    tiled = [start for start, _ in blocks] == ends[:-1] and ends[-1] == layout.size
+    if not tiled or any(start >= stop for start, stop in blocks):
+        raise InputError(
+            f"modes: blocks must tile the {layout.size} parameters in order without gaps; found {list(blocks)[:5]}."
+        )
     theta, stats = [], []
     for start, stop in blocks:
         parts = [_part(q, start, stop) for q in posteriors]

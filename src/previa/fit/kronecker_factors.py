@@ -19,6 +19,7 @@ from previa.fit.layer_moments import (
     Layer,
     Positions,
     agreeing,
+    by_example,
     layers_of,
     once,
     output_gradients,
@@ -62,7 +63,8 @@ def kronecker_factors(
 
     Factors belong to nn.Linear, and to nn.Conv2d with one group and zero padding given in numbers: exactly these types,
     used once in a forward pass, examples along axis 0. In the first batch the gradients that a and g give are held to
-    autograd's: a layer that differs (its weight is tied, or used by another module as well) has no factors.
+    autograd's, and example i's loss may reach row i of the output alone: a layer that differs (its weight is tied, or used
+    by another module as well; positions come before examples) has no factors.
 
     Raises InputError as squared_gradients, and where a later batch uses a layer otherwise; NotFiniteError.
     """
@@ -78,7 +80,7 @@ def kronecker_factors(
             terms = labels.losses(outputs, labels.targets(outputs))
             if not count:
                 layers = [layer for layer in layers if once(calls, layer, B)]
-                layers = agreeing(layers, calls, terms[0])
+                layers = by_example(agreeing(layers, calls, terms[0], index), calls, terms[0])
             inputs, outs = _uses(layers, calls, B, index)
             for losses in terms:
                 for layer, g in zip(layers, output_gradients(losses, outs), strict=True):
@@ -102,7 +104,8 @@ def input_moments(
     """A = mean_i a_i a_i' alone, by the weight's name: what RegMean needs. No labels, no gradients.
 
     ``forward(model, batch)`` runs the model; its result is not used. Layers are those of kronecker_factors, but a weight
-    that another module uses as well goes unnoticed here. Raises InputError, NotFiniteError.
+    that another module uses as well goes unnoticed here, and so do positions along axis 0 where they are as many as the
+    examples (Expand gives the same moments then, Reduce does not). Raises InputError, NotFiniteError.
     """
     require_per_example(model)
     layers, count = layers_of(model), 0

@@ -208,10 +208,24 @@ def output_gradients(losses: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
     return _gradients(losses, outputs) if outputs else []
 
 
-def agreeing(layers: Sequence[Layer], calls: Calls, losses: Tensor) -> list[Layer]:
+def by_example(layers: Sequence[Layer], calls: Calls, losses: Tensor) -> list[Layer]:
+    """The layers of whose output the first examples' losses reach one row each, example i row i.
+
+    Shapes do not tell where a sequence has as many positions as there are examples, and comes first.
+    """
+    outs = [calls[layer.weight][0][1] for layer in layers]
+    apart = [True] * len(layers)
+    for i in range(min(2, len(losses))):  # one would pass where the model uses its position alone
+        for k, g in enumerate(output_gradients(losses[i : i + 1], outs)):
+            apart[k] = apart[k] and not bool(g[:i].any()) and not bool(g[i + 1 :].any())
+    return [layer for layer, kept in zip(layers, apart, strict=True) if kept]
+
+
+def agreeing(layers: Sequence[Layer], calls: Calls, losses: Tensor, index: int) -> list[Layer]:
     """The layers whose own a and g give the gradient of the summed losses that autograd finds.
 
     Allowed are sqrt(eps) of its largest entry, and 32 eps of the largest sum of terms, which may cancel.
+    Raises NotFiniteError naming the layer and the batch.
     """
     kept = []
     g = output_gradients(losses, [calls[layer.weight][0][1] for layer in layers])
@@ -220,6 +234,10 @@ def agreeing(layers: Sequence[Layer], calls: Calls, losses: Tensor) -> list[Laye
     for layer, gradient in zip(layers, g, strict=True):
         found, terms = layer.gradient(calls[layer.weight][0][0], gradient)
         true = torch.cat([next(expected).reshape(len(found), -1) for _ in layer.parameters], 1)
+        if not bool(torch.isfinite(found).all() and torch.isfinite(true).all()):
+            raise NotFiniteError(
+                f"batch {index}: the gradient of {layer.weight!r} holds NaN or infinity. Did training diverge?"
+            )
         eps = rounding(layer.parameters)
         if bool((found - true).abs().max() <= eps**0.5 * true.abs().max() + 32 * eps * terms):
             kept.append(layer)
