@@ -240,10 +240,16 @@ def finetune_task(item: tuple[str, int]) -> tuple[float, float]:
     return found.seconds, float(found.memory or 0)
 
 
-def joint_run(alpha: tuple[float, ...]) -> tuple[dict[str, Any], dict[str, Any], float]:
-    """In a worker: a joint run's scores with recalibrated statistics, as merged models have; with its own; seconds."""
+def joint_run(item: tuple[tuple[float, ...], int]) -> tuple[dict[str, Any], dict[str, Any], float]:
+    """In a worker: a joint run's scores with recalibrated statistics, as merged models have; with its own; seconds.
+
+    item: alpha and which repetition it is, 0 for the truth's own.
+    """
+    alpha, repeat = item
     bench, s = _here[0], _here[0].settings
-    found = train(bench, alpha, bench.recipe(s.joint_steps, s.joint_samples), 1000 * bench.seed + JOINT_SEED)
+    found = train(
+        bench, alpha, bench.recipe(s.joint_steps, s.joint_samples), 1000 * bench.seed + JOINT_SEED - repeat
+    )
     model, (score, recalibrate) = bench.model(), judge(bench)
     model.load_state_dict(dict(found.statistics), strict=False)
     results = []

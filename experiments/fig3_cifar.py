@@ -32,6 +32,9 @@ from previa import Diagonal, Isotropic, Mixture, Modes, StudentT, damped, modes,
 from previa.core.kronecker import Kronecker, kronecker_damping, regmean
 from previa.fit.snapshots import snapshot_posterior
 from previa.run.live import evaluating
+from previa.study import simplex
+from previa.study.quality import ranking
+from previa.study.simplex import uniform
 from previa.study.store import Store
 
 STEPS = (25, 50, 75, 100, 125, 150)
@@ -42,6 +45,7 @@ SCALES = {
     "paper": Settings(32, 16, 3, 25_000, 25_000, 1000, 100, 1000, 5, STEPS, 250, 20, 5, 10, 2500, 500),
 }  # fmt: skip
 MODES = ("given", "sampled", "expected")  # labels of squared gradients
+REPEATS = 4  # of joint runs with other seeds, at the best weighting, at uniform weights and where the paper's methods point
 TEMPERATURES = (100.0, 1000.0, 10_000.0)
 
 Method = Callable[[Tensor], Modes]
@@ -77,18 +81,31 @@ def run(o: Options, s: Settings, started: float) -> None:
     preview(o, bench, store, of_the_paper(s, runs), alphas)
     store.declare("joint", {"seed": JOINT_SEED})
     missing = sorted((tuple(alphas[row].tolist()) for row in store.missing("joint", alphas)), key=coarse)
-    for alpha, (scores, running, seconds) in in_workers("joint", joint_run, missing, bench, o.workers):
+    jobs = [(alpha, 0) for alpha in missing]
+    for (alpha, _), (scores, running, seconds) in in_workers("joint", joint_run, jobs, bench, o.workers):
         store.record("joint_from_running", alpha, running, seconds=0.0)
         store.record("joint", alpha, scores, seconds=seconds)
     jobs = [(t, mode) for t in TASKS for mode in (*MODES, "kronecker") if not bench.squares(t, mode).exists()]
     for _ in in_workers("squared gradients", square_gradients, jobs, bench, o.workers):
         pass
     preview(o, bench, store, beyond(bench, runs), alphas)
+    jobs = [
+        (alpha, k)
+        for alpha in watched(store)
+        for k in range(1, REPEATS + 1)
+        if key(alpha, k) not in store.get("repeats", {})
+    ]
+    for (alpha, k), (scores, _, seconds) in in_workers("joint again", joint_run, jobs, bench, o.workers):
+        store.put(
+            "repeats",
+            {**store.get("repeats", {}), key(alpha, k): float(np.mean([v.mean() for v in scores.values()]))},
+        )
+        store.add_seconds("joint again", seconds)
     columns = [("joint", "joint finetuning"), ("simple", "simple averaging"), ("ivon_hessian", "IVON-HESS")]
     columns += [(name, f"mixture of {name[8:]}") for name in mixtures(s)]
     roles = {"simple": "simple", "hessian": "ivon_hessian", "mixture": list(mixtures(s))[-1]}
     finish(
-        o, store, started=started, title="Figure 3: ResNet-20 on CIFAR-10", columns=columns, settings=settings, roles=roles,
+        o, store, started=started, title="ResNet-20, CIFAR-10", columns=columns, settings=settings, roles=roles,
         extra=extra(bench, store, runs),
     )  # fmt: skip
 
@@ -141,6 +158,13 @@ def beyond(bench: Bench, runs: Runs) -> dict[str, Method]:
     for tau in TEMPERATURES:
         mixed = [Mixture(members, temperature=tau) for members in every]
         found[f"mixture_{K}_tempered_{tau:g}"] = merging(mixed, iterations=s.iterations)
+    ends, L = [[own[k, s.steps[-1]] for k in range(s.seeds)] for own in runs.values()], s.seeds
+    found[f"mixture_{L}"] = merging([Mixture(qs) for qs in ends], iterations=s.iterations)
+    found[f"mixture_{L}_blocks"] = merging([Mixture(qs) for qs in ends], blocks, s.iterations)
+    found[f"hessian_{L}_pooled"] = pooled(ends)
+    for tau in TEMPERATURES:
+        mixed = [Mixture(qs, temperature=tau) for qs in ends]
+        found[f"mixture_{L}_tempered_{tau:g}"] = merging(mixed, iterations=s.iterations)
     for mode, prior in (*((mode, 10.0) for mode in MODES), ("expected", 0.1)):
         precisions, _ = damped([dict(open_checkpoint(bench.squares(t, mode))) for t in TASKS], prior)
         name = "squared_gradients" if mode == "given" else f"squared_gradients_{mode}"
@@ -185,6 +209,41 @@ def coarse(alpha: tuple[float, ...]) -> int:
     return int(max(alpha) - min(alpha) > 1e-6 and any(abs(5 * a - round(5 * a)) > 1e-6 for a in alpha))
 
 
+def watched(store: Store) -> list[tuple[float, ...]]:
+    """The truth's best weighting, uniform weights, and the picks of the paper's methods."""
+    names = ("joint", "simple", "ivon_hessian", *mixtures_in(store))
+    found = [tuple(p.alphas[ranking(p.mean, p.alphas)[0]].tolist()) for p in map(store.preview, names)]
+    return list(dict.fromkeys([*found, tuple(uniform(len(TASKS)).tolist())]))
+
+
+def mixtures_in(store: Store) -> list[str]:
+    """The paper's mixtures among the store's methods."""
+    return [m for m in store.methods() if m.removeprefix("mixture_").isdigit()]
+
+
+def again(store: Store) -> list[dict[str, object]]:
+    """At the watched weightings: the truth's score, and mean and deviation of those of other seeds."""
+    truth, found = store.preview("joint"), []
+    for alpha in watched(store):
+        others = [store.get("repeats")[key(alpha, k)] for k in range(1, REPEATS + 1)]
+        score = float(truth.mean[truth.index(alpha)])
+        found.append(
+            {
+                "alpha": alpha,
+                "truth": score,
+                "again": others,
+                "mean": float(np.mean(others)),
+                "sd": float(np.std(others, ddof=1)),
+            }
+        )
+    return found
+
+
+def key(alpha: tuple[float, ...], k: int) -> str:
+    """The name of one repetition."""
+    return f"{simplex.key(alpha)} seed {k}"
+
+
 def extra(bench: Bench, store: Store, runs: Runs) -> dict[str, object]:
     """What explains the numbers: the base's scores, IVON's memory, responsibilities, and BatchNorm's statistics."""
     s, (score, recalibrate), model = bench.settings, judge(bench), bench.model()
@@ -203,6 +262,7 @@ def extra(bench: Bench, store: Store, runs: Runs) -> dict[str, object]:
         "head_bias_h": {task: h.tolist() for task, h in zip(TASKS, heads, strict=True)},
         "effective_k": {m: float(np.mean(v["effective_k"])) for m, v in stats.items()},
         "converged": {m: float(np.mean(v["converged"])) for m, v in stats.items()},
+        "joint_again": again(store),
         "joint_with_running_statistics": {
             "mean": float(running.mean.mean()), "mean_recalibrated": float(joint.mean.mean()),
             "best": float(running.mean.max()), "mse": float(((running.mean - joint.mean) ** 2).mean()),
