@@ -1,6 +1,7 @@
 """The paper's layout: one colour scale, shared bins, each histogram under its triangle, and what must be refused."""
 
 import importlib
+import itertools
 import re
 
 import numpy as np
@@ -98,6 +99,42 @@ def test_a_column_says_what_is_previewed_and_what_is_true_there(drawn):
     pick = int(np.argmax(preview.mean))
     assert {"Exact minimiser", f"best {truth.mean.max():#.3g}", name} <= set(texts)
     assert f"★ previewed {preview.mean[pick]:#.3g}, true {truth.mean[pick]:#.3g}" in texts
+
+
+def test_scores_that_are_no_shares_have_the_digits_that_tell_them_apart(drawn):
+    truth, previews = columns(THREE, 1)
+    far = {"some": made_up(THREE, steps=10, offset=0.1)}
+    big = [type(p)(p.tasks, p.alphas, 1000 * p.scores - 6000) for p in (truth, *far.values())]
+    texts = [text.get_text() for text in drawn(big[0], {"some": big[1]}).texts]
+    assert f"best {big[0].mean.max():.0f}" in texts
+    assert not any("e+" in text for text in texts)
+    near = [type(p)(p.tasks, p.alphas, 100 + p.scores) for p in (truth, *far.values())]
+    texts = [text.get_text() for text in drawn(near[0], {"some": near[1]}).texts]
+    assert f"best {near[0].mean.max():.3f}" in texts
+
+
+@pytest.mark.parametrize("T", [2, 3])
+@pytest.mark.parametrize(
+    ("scale", "offset"), [(1, 0), (0.1, 0.45), (0.04, 0.48), (1000, -6000), (0.001, 0.5)]
+)
+def test_tick_labels_of_neighbouring_histograms_do_not_touch(drawn, T, scale, offset):
+    truth, previews = columns(THREE[:T], 4)
+    moved = {
+        n: type(p)(p.tasks, p.alphas, scale * p.scores + offset) for n, p in [("", truth), *previews.items()]
+    }
+    made = drawn(moved.pop(""), moved)
+    made.canvas.draw()
+    ends = []
+    for axes in lower(made):
+        low, high = axes.get_xlim()
+        boxes = [
+            tick.label1.get_window_extent()
+            for tick in axes.xaxis.get_major_ticks()
+            if low <= tick.get_loc() <= high and tick.label1.get_text()
+        ]
+        assert len(boxes) >= 2
+        ends += [box for box in sorted(boxes, key=lambda box: box.x0)]
+    assert all(left.x1 + 4 < right.x0 for left, right in itertools.pairwise(ends))
 
 
 def test_a_pick_where_the_truth_was_not_trained_has_no_true_score(drawn):

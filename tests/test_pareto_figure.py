@@ -1,5 +1,7 @@
 """The picture of fronts: any number of tasks, odd studies, one scale for all methods, and marks that say what they mean."""
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -108,7 +110,7 @@ def test_of_many_tasks_the_pairs_most_in_conflict_are_shown():
 def test_every_method_is_named_and_the_caption_says_what_it_must(tmp_path, monkeypatch):
     truth, previews = study(TASKS[:2], steps=4, truth_steps=4)
     made = []
-    monkeypatch.setattr("previa.show.pareto.save", lambda drawn, path: made.append(drawn))
+    monkeypatch.setattr(import_module("previa.show.pareto"), "save", lambda drawn, path: made.append(drawn))
     pareto(noisy(truth), previews, tmp_path / "a.png", unit="accuracy")
     pareto(None, previews, tmp_path / "a.png")
     pareto(truth, {}, tmp_path / "a.png")
@@ -121,6 +123,25 @@ def test_every_method_is_named_and_the_caption_says_what_it_must(tmp_path, monke
     assert "Trade-offs: the previewed Pareto front" in second
     assert "true" not in second
     assert "Trade-offs: the true Pareto front" in third
+
+
+@pytest.mark.parametrize("T", [2, 3])
+@pytest.mark.parametrize("methods", [("simple",), ("simple", "mixture"), tuple(LABELS)[:4]])
+def test_axis_labels_legend_and_caption_do_not_lie_upon_each_other(T, methods, tmp_path, monkeypatch):
+    truth, previews = study(TASKS[:T], steps=20 // T, truth_steps=20 // T, methods=methods)
+    rng = np.random.default_rng(0)  # points of every kind, so that the legend is as long as it gets
+    previews = {
+        m: Preview(p.tasks, p.alphas, p.scores + 0.05 * rng.normal(size=p.scores.shape))
+        for m, p in previews.items()
+    }
+    made = []
+    monkeypatch.setattr(import_module("previa.show.pareto"), "save", lambda drawn, path: made.append(drawn))
+    pareto(noisy(truth), previews, tmp_path / "a.png", unit="accuracy")
+    made[0].canvas.draw()
+    legend = made[0].legends[0].get_window_extent()
+    assert max(t.get_window_extent().y1 for t in made[0].texts if "Each point" in t.get_text()) <= legend.y0
+    labels = [axes.xaxis.label for axes in made[0].axes if axes.name != "ternary"]
+    assert legend.y1 < min(label.get_window_extent().y0 for label in labels if label.get_text())
 
 
 def test_odd_studies_are_drawn_too(tmp_path):

@@ -73,7 +73,7 @@ def panels(
     draw = _triangles if len(tasks) == 3 else _curves
     draw(made, tasks, lands, steps)
     score = averaged(unit, None)
-    _names(made, lands, truth_label)
+    _names(made, lands, truth_label, steps)
     _histograms(made, lands, score)
     if len(tasks) == 3:
         place = (width - RIGHT + 0.12, height - HEAD - TRIANGLE, 0.16, TRIANGLE)
@@ -141,13 +141,13 @@ def _line(land: Landscape) -> tuple[Array, Array]:
     return land.alphas[order, 0], land.mean[order]
 
 
-def _names(made: Any, lands: Mapping[str, Landscape], truth_label: str) -> None:
+def _names(made: Any, lands: Mapping[str, Landscape], truth_label: str, steps: Array) -> None:
     """Over each column its name, and the best score it shows beside what is true there."""
     width, height = made.get_size_inches()
     for column, (method, land) in enumerate(lands.items()):
         true = method == "joint"
         name = plain(truth_label if true else label(method), width=32, lines=1)
-        best = _best(land, None if true else lands["joint"])
+        best = _best(land, None if true else lands["joint"], digits(steps))
         place = {"x": _middle(column) / width, "ha": "center", "va": "center"}
         made.text(
             y=1 - 0.5 / height, s=name, fontsize=9.5, color=INK, weight="bold" if true else "normal", **place
@@ -155,23 +155,35 @@ def _names(made: Any, lands: Mapping[str, Landscape], truth_label: str) -> None:
         made.text(y=1 - 0.69 / height, s=best, fontsize=8, color=MUTED, **place)
 
 
-def _best(land: Landscape, truth: Landscape | None) -> str:
+def digits(steps: Array) -> int:
+    """How many significant digits tell scores apart to a tenth of a colour's step; three at least, and all before the point."""
+    largest, step = (int(np.floor(np.log10(x))) for x in (np.abs(steps).max(), steps[1] - steps[0]))
+    return max(3, largest - step + 2, largest + 1)
+
+
+def _best(land: Landscape, truth: Landscape | None, n: int) -> str:
     if land.pick is None:
         return "no weighting was scored"
-    best = f"{land.mean[land.pick]:#.3g}"
+    best = f"{land.mean[land.pick]:#.{n}g}".rstrip(".")
     if truth is None:
         return f"best {best}"
     row = find(truth.alphas, land.alphas[land.pick])
-    return f"★ previewed {best}" + ("" if row is None else f", true {truth.mean[row]:#.3g}")
+    return f"★ previewed {best}" + (
+        "" if row is None else f", true {f'{truth.mean[row]:#.{n}g}'.rstrip('.')}"
+    )
 
 
 def _histograms(made: Any, lands: Mapping[str, Landscape], score: str) -> None:
+    from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
     bins, shares, top = shared_bins(lands)
     foot = _foot(len(lands))
     for column, (method, land) in enumerate(lands.items()):
         axes = made.add_axes(_inches(made, LEFT + COLUMN * column, foot, COLUMN - GAP, BELOW))
         bars(axes, bins, shares[method], land.mean, truth=method == "joint")
         percent(axes, top)
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        axes.xaxis.set_major_formatter(ScalarFormatter(useOffset=False))
         if method != "joint":
             axes.stairs(shares["joint"], bins, color=INK, linewidth=0.8)
         axes.tick_params(labelsize=7.5, colors=MUTED, length=0, labelleft=column == 0)

@@ -122,7 +122,7 @@ def _panels(tasks: Sequence[str], drawn: Mapping[str, Drawn], unit: str) -> Any:
     """Two tasks: a panel a method, up to three beside each other."""
     columns = min(3, len(drawn))
     wide, high = 3.2, 3.35
-    width, height = max(7.0, wide * columns + 0.5), high * -(-len(drawn) // columns) + 1.7
+    width, height = max(7.0, wide * columns + 0.5), high * -(-len(drawn) // columns) + 1.95
     made = figure(width, height)
     limits = [_limits(drawn, t) for t in (0, 1)]
     for number, (method, d) in enumerate(drawn.items()):
