@@ -102,7 +102,7 @@ def test_a_column_says_what_is_previewed_and_what_is_true_there(drawn):
 
 
 def test_scores_that_are_no_shares_have_the_digits_that_tell_them_apart(drawn):
-    truth, previews = columns(THREE, 1)
+    truth = made_up(THREE, steps=10)
     far = {"some": made_up(THREE, steps=10, offset=0.1)}
     big = [type(p)(p.tasks, p.alphas, 1000 * p.scores - 6000) for p in (truth, *far.values())]
     texts = [text.get_text() for text in drawn(big[0], {"some": big[1]}).texts]
@@ -133,7 +133,7 @@ def test_tick_labels_of_neighbouring_histograms_do_not_touch(drawn, T, scale, of
             if low <= tick.get_loc() <= high and tick.label1.get_text()
         ]
         assert len(boxes) >= 2
-        ends += [box for box in sorted(boxes, key=lambda box: box.x0)]
+        ends += sorted(boxes, key=lambda box: box.x0)
     assert all(left.x1 + 4 < right.x0 for left, right in itertools.pairwise(ends))
 
 
