@@ -15,6 +15,7 @@ from previa.errors import InputError, ParamsError
 from previa.fit.derivatives import Derivatives, chunks, evaluated
 from previa.fit.von import Watch, check_settings, normal, stepped
 
+GOLDEN = (math.sqrt(5) - 1) / 2  # steps of this length modulo 1 visit all parts of [0, 1) as evenly as can be
 NEGLIGIBLE = 1e-16  # a responsibility below it changes no sum in float64
 
 
@@ -39,8 +40,9 @@ def mixture_vi(
         Hess log q = - sum r_c P_c + sum r_c a_c a_c' - gq gq'
     ``samples`` z are drawn from all components equally often and serve all: E_c[f] is the mean of delta_c f, delta_c = N_c/qbar
     with qbar = sum_k N_k/K. With pi = 1/K that is the paper's z ~ q and delta_c = N_c/q; but N_c/q grows as 1/pi_c, and threw
-    components of little weight far away. With ``samples`` a multiple of K each component is drawn as often, else at random;
-    a component that is drawn alone takes a step of lr K/samples. h counts from its mean, which changes no E_c[h] - E_K[h].
+    components of little weight far away. In every stretch of steps each component is drawn as often as any other, give or take
+    one or two: one left out would stay as it started, broad, and EM would fall back on it wherever theta is far from the others.
+    A component that is drawn alone takes a step of lr K/samples. h counts from its mean, which changes no E_c[h] - E_K[h].
 
     All components move from the same q, in float64 and in logs. With many parameters components do not overlap: those without
     a sample are skipped, so a step costs two Cholesky factors per component that moves. It holds some 3 K P^2 numbers.
@@ -68,9 +70,10 @@ def mixture_vi(
     P = torch.stack([q.precision for q in starts])  # [K, P, P]
     L = torch.linalg.cholesky(P)
     log_pi = torch.full((K,), -math.log(K)).to(mu)
+    first = float(torch.rand((), dtype=mu.dtype, generator=generator, device=generator.device))
     for step in range(1, steps + 1):
         where = f"mixture_vi, step {step}"
-        z = _draw(mu, L, samples, generator)
+        z = _draw(mu, L, samples, (first + GOLDEN * step) % 1, generator)
         log_n, a = _log_densities(z, mu, L)
         log_qbar = torch.logsumexp(log_n, -1) - math.log(K)
         log_q = torch.logsumexp(log_pi + log_n, -1)
@@ -107,10 +110,9 @@ def scattered(q: Full, components: int, *, spread: float = 1.0, generator: Gener
     return [q.from_natural((H.flatten(), H @ mean)) for mean in means]  # they share H's memory
 
 
-def _draw(mu: Tensor, L: Tensor, samples: int, generator: Generator) -> Tensor:
-    """z [S, P] ~ qbar: of each component S/K samples, rounded up or down at random (systematic sampling)."""
-    u = torch.rand((), dtype=mu.dtype, generator=generator, device=generator.device).to(mu)
-    c = ((u + torch.arange(samples).to(mu)) * len(mu) / samples).long().clamp_max(len(mu) - 1)
+def _draw(mu: Tensor, L: Tensor, samples: int, offset: float, generator: Generator) -> Tensor:
+    """z [S, P] ~ qbar: of each component S/K samples, rounded up or down by the offset in [0, 1) (systematic sampling)."""
+    c = ((offset + torch.arange(samples).to(mu)) * len(mu) / samples).long().clamp_max(len(mu) - 1)
     eps = normal(samples, mu, generator)
     z = torch.empty_like(eps)
     for k in c.unique().tolist():
