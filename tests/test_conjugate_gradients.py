@@ -191,7 +191,7 @@ def test_what_does_not_go_together_is_refused():
     with pytest.raises(InputError, match="Beta cannot be merged"):
         modes([[0.5]], [q], Beta({"w": torch.ones(3) + 1}, {"w": torch.ones(3) + 1}))
     with pytest.raises(InputError, match="mixture's components must be members of an exponential family"):
-        modes([[1.0]], [Mixture([q, q])])
+        Mixture([q, q])
     with pytest.raises(InputError, match="ByProducts has no closed form"):
         next(mode_parts([[1.0]], [q]))
     other = ByProducts({"w": torch.zeros(3, 2), "b": torch.zeros(5)}, definite(0, 11))

@@ -356,7 +356,7 @@ def test_precisions_must_be_finite(value):
     h = Flat.of(draw(0, positive=True))
     h.vector[0] = value
     for precision in (value, h):
-        with pytest.raises(NotFiniteError, match="precision of tensor .* holds NaN or infinity"):
+        with pytest.raises(NotFiniteError, match=r"precision of tensor .* holds NaN or infinity"):
             Diagonal(draw(0), precision)
     with pytest.raises(PrecisionError, match="finite and above zero"):
         Isotropic(draw(0), value)

@@ -324,6 +324,18 @@ def test_what_does_not_fit_is_named(change, rest, error, words):
         Kronecker(draw(0), {**factors(0), **change}, h)
 
 
+@pytest.mark.parametrize("rest", [torch.tensor(1.0), "1"])
+def test_a_rest_that_is_no_mapping_and_no_number_is_refused(rest):
+    with pytest.raises(InputError, match=r"rest is a .*; expected precisions by name, or one number"):
+        Kronecker(draw(0), factors(0), rest)
+
+
+def test_a_batch_of_means_is_refused():
+    batch = Flat(kronecker(0).layout, torch.zeros(3, P))
+    with pytest.raises(ParamsError, match=r"the mean is a batch of shape \(3,\); .* mean\.row\(i\)"):
+        Kronecker(batch, factors(0), 1.0)
+
+
 def test_dampings_that_make_no_sense_are_refused():
     with pytest.raises(ParamsError, match=r"damping for 'a\.wieght', which has no factors"):
         Kronecker(draw(0), factors(0), 1.0, {"a.wieght": 1.0})
@@ -335,6 +347,13 @@ def test_dampings_that_make_no_sense_are_refused():
         kronecker_damping([factors(0)], 0.0)
     with pytest.raises(InputError, match=r"differ in having factors for 'b\.weight'"):
         kronecker_damping([factors(0), {k: v for k, v in factors(1).items() if k != "b.weight"}], 1.0)
+    with pytest.raises(InputError, match="factors of no task"):
+        kronecker_damping([], 0.1)
+    with pytest.raises(InputError, match="task 0 has factors for no layer"):
+        kronecker_damping([{}], 0.1)
+    for relative in (math.nan, math.inf):
+        with pytest.raises(InputError, match="relative must be"):
+            kronecker_damping([factors(0)], relative)
     with pytest.raises(PrecisionError, match="all layers are zero"):
         kronecker_damping([{"w": (torch.zeros(2, 2), None)}], 1.0)
     with pytest.raises(InputError, match="off_diagonal must be from 0 to 1"):

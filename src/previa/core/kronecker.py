@@ -33,7 +33,8 @@ class Kronecker:
     it; a layer left out has none.
 
     Sums of these are no Kronecker products: ``previa.modes`` finds their modes by conjugate gradients.
-    Raises ParamsError where names or shapes do not fit, NotFiniteError, PrecisionError where H is not positive definite.
+    Raises ParamsError where names or shapes do not fit, InputError where rest is of another type, NotFiniteError,
+    PrecisionError where H is not positive definite.
     """
 
     mean: Params
@@ -42,7 +43,16 @@ class Kronecker:
     damping: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mean", Flat.of(self.mean))
+        mean = Flat.of(self.mean)
+        if mean.vector.dim() > 1:
+            raise ParamsError(
+                f"Kronecker: the mean is a batch of shape {tuple(mean.vector.shape[:-1])}; pass one model, mean.row(i)."
+            )
+        if not isinstance(self.rest, Mapping | int | float | None):
+            raise InputError(
+                f"Kronecker: rest is a {type(self.rest).__name__}; expected precisions by name, or one number."
+            )
+        object.__setattr__(self, "mean", mean)
         _ = self._blocks, self._h  # checks them
 
     @property
@@ -150,10 +160,16 @@ def kronecker_damping(factors: Sequence[Factors], relative: float) -> dict[str, 
 
     ``factors`` [T], one mapping a task. Relative to the layer's own scale, as ``previa.damped`` is; a layer where every
     task's factors are zero gets the smallest delta of the others.
-    Raises InputError where relative <= 0 or tasks have factors for different layers, PrecisionError where all are zero.
+    Raises InputError where relative is not finite and above zero, there are no tasks or layers, or tasks have factors for
+    different layers; PrecisionError where all are zero.
     """
-    if not relative > 0:
-        raise InputError(f"kronecker_damping: relative must be above zero; found {relative}.")
+    if not 0 < relative < math.inf:
+        raise InputError(f"kronecker_damping: relative must be above zero and finite; found {relative}.")
+    if not factors or not factors[0]:
+        what = "task 0 has factors for no layer" if factors else "there are the factors of no task"
+        raise InputError(
+            f"kronecker_damping: {what}; expected one mapping a task, as kronecker_factors gives."
+        )
     names = list(factors[0])
     for t, one in enumerate(factors):
         if set(one) != set(names):
@@ -180,8 +196,8 @@ def regmean(
 
     H_t = I (x) A_t is the Hessian of half the squared error of a linear layer's outputs. ``off_diagonal`` multiplies the
     moments off the diagonal; the paper's 0.9 (0.1 for T5) makes A better conditioned, 1.0 leaves A as it is. All else,
-    with the same ``rest`` in each task, is averaged plainly. An input that is always zero needs damping: kronecker_damping of
-    {name: (A, None)}. Raises as Kronecker, InputError unless 0 <= off_diagonal <= 1.
+    with the same ``rest`` in each task, is averaged plainly. An input that is always zero needs damping, and under
+    ``off_diagonal`` 1 linearly dependent inputs do, or fewer examples than inputs: kronecker_damping of {name: (A, None)}. Raises as Kronecker, InputError unless 0 <= off_diagonal <= 1.
     """
     if not 0 <= off_diagonal <= 1:
         raise InputError(f"regmean: off_diagonal must be from 0 to 1; found {off_diagonal}.")

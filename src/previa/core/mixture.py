@@ -31,6 +31,11 @@ class Mixture:
     def __post_init__(self) -> None:
         if not self.components:
             raise InputError("Mixture: it needs at least one component.")
+        if any(not isinstance(q, Posterior) for q in self.components):
+            raise InputError(
+                "a mixture's components must be members of an exponential family, such as Diagonal; found "
+                f"{', '.join(sorted({type(q).__name__ for q in self.components}))}."
+            )
         K = len(self.components)
         pi = torch.full((K,), 1 / K) if self.weights is None else torch.as_tensor(self.weights)
         pi = pi.double()
