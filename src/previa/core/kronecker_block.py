@@ -94,7 +94,8 @@ def _log_det(matrix: Tensor, what: str) -> Tensor:
         slack = ROUNDING * len(matrix) * torch.eye(len(matrix)).to(scaled)
         if not int(torch.linalg.cholesky_ex(scaled - slack).info):
             L = torch.linalg.cholesky(scaled)
-            return 2 * L.diagonal().log().sum() + scale.log().sum()
+            log_det: Tensor = 2 * L.diagonal().log().sum() + scale.log().sum()
+            return log_det
     raise PrecisionError(
         f"factor {what} is not positive definite beyond rounding: inputs that are always zero or depend on each other "
         "linearly, and fewer examples than inputs, leave directions without curvature; so does a softmax, whose gradients "
