@@ -35,7 +35,7 @@ COLUMNS = (
     ("mixture", "mixture of 20"),
 )
 ROLES = {"simple": "simple", "hessian": "von", "mixture": "mixture"}
-SEEDED = (*ROLES.values(), "von_few", "mixture_at_random")  # what is done for more seeds
+SEEDED = (*ROLES.values(), "von_few", "mixture_from_prior")  # what is done for more seeds
 CLASSES = 10
 HOT = 5  # steps of the grid of mixtures with a temperature, whose components all share, which is slow,
 HOT_ITERATIONS = 10  # and of their EM at most; whether it converged is kept
@@ -54,14 +54,12 @@ class Settings:
     grid: int  # steps of the simplex for the paper's methods
     beyond: int  # and for the others
     seeds: int = (
-        2  # more of them, with other subsets, starts and draws, for the main methods on the grid ``beyond``
+        2  # more of them: other images, starts and draws, for the main methods on the grid ``beyond``
     )
     components: int = 20
     prior: float = 1e-4  # precision of the prior on the scale of the mean loss
     ess: float = 6e4  # a posterior is exp(-ess * (mean loss + prior)): MNIST's size, the same for each task
-    start: float = (
-        3e-5  # precision, on the same scale, of the Gaussians that variational fits begin with, of mean zero
-    )
+    start: float = 3e-5  # precision, on the prior's scale, of the Gaussians that variational fits begin with
     spread: float = 0.5  # of the components' means at the start, in standard deviations of that Gaussian
     lr: float = 3.0
     steps: int = 2500
@@ -70,7 +68,6 @@ class Settings:
     weights_lr: float = 3e-6
     samples: int = 3
     iterations: int = 25
-    sweeps: int = 4  # of 20 samples, one a component: 80 in all, where 25 steps of 3 at random have 75
     bias: float = 0.3  # the constant feature; pixels have a mean squared norm of 1, so that lr = 3 is stable
     tolerance: float = 1e-5  # largest gradient of a joint run
 
@@ -110,11 +107,10 @@ class Bench:
         """[P]"""
         return self.train.X.new_zeros(self.train.size)
 
-    @property
-    def start(self) -> Full:
-        """Where variational fits begin: N(0, 1/(ess start)), wider than the prior."""
+    def start(self, precision: float) -> Full:
+        """N(0, 1/(ess precision)): where variational fits begin."""
         eye = torch.eye(self.train.size, dtype=torch.float64, device=self.train.X.device)
-        return Full(self.params(self.zero), self.s.ess * self.s.start * eye)
+        return Full(self.params(self.zero), self.s.ess * precision * eye)
 
     def generator(self, *what: int) -> torch.Generator:
         """A stream of random numbers of its own for each use."""
@@ -144,47 +140,33 @@ class Bench:
 
     @cached_property
     def von_few(self) -> list[Full]:
-        """One Gaussian with the updates of one component: the mixture without mixing."""
-        lr = self.s.mixture_lr * self.s.components / self.s.samples
-        return [self.gaussian(t, lr=lr, samples=1, steps=self.s.sweeps, averaged=0.0) for t in range(3)]
+        """One Gaussian with the updates that one component has, of their size: the mixture without mixing."""
+        s = self.s
+        steps, lr = round(s.iterations * s.samples / s.components), s.mixture_lr * s.components / s.samples
+        return [self.gaussian(t, lr=lr, samples=1, steps=steps, averaged=0.0) for t in range(3)]
 
     def gaussian(self, t: int, **settings: float) -> Full:
         """Task t's posterior by VON."""
-        q = self.start
+        q = self.start(self.s.start)
         return von(
             self.losses[t], q.mode(), precision=q.precision, generator=self.generator(1, t), **settings
         )
 
     @cached_property
     def mixtures(self) -> list[Mixture]:
-        """The paper's mixtures; each component is visited by as many samples, with the step that the paper's settings give it."""
+        """The paper's mixtures."""
+        return self.mixed(self.s.start)
+
+    def mixed(self, precision: float) -> list[Mixture]:
+        """Each task's mixture, from components of this precision that start spread out."""
         s = self.s
-        return self.mixed(lr=s.mixture_lr * s.components / s.samples, samples=s.components, steps=s.sweeps)
-
-    @cached_property
-    def at_random(self) -> list[Mixture]:
-        """The paper's settings to the letter: which component has how many of the 75 samples is chance."""
-        return self.mixed(lr=self.s.mixture_lr, samples=self.s.samples, steps=self.s.iterations)
-
-    def mixed(self, *, lr: float, samples: int, steps: int) -> list[Mixture]:
-        """Each task's mixture, from components that start spread out."""
-        weights_lr = self.s.weights_lr * lr / self.s.mixture_lr
+        kept = {"lr": s.mixture_lr, "lr_weights": s.weights_lr, "samples": s.samples, "steps": s.iterations}
         fitted = []
         for t, at in enumerate(self.losses):
             starts = scattered(
-                self.start, self.s.components, spread=self.s.spread, generator=self.generator(2, t)
+                self.start(precision), s.components, spread=s.spread, generator=self.generator(2, t)
             )
-            fitted.append(
-                mixture_vi(
-                    at,
-                    starts,
-                    lr=lr,
-                    lr_weights=weights_lr,
-                    samples=samples,
-                    steps=steps,
-                    generator=self.generator(3, t),
-                )
-            )
+            fitted.append(mixture_vi(at, starts, generator=self.generator(3, t), **kept))
         return fitted
 
     def expanded(self, share: float) -> list[Full]:
@@ -230,7 +212,7 @@ def methods(b: Bench) -> dict[str, tuple[int, Callable[[], Method]]]:
     beyond = {
         "simple_warped": of(lambda: b.descended, 0.5),
         "von_warped": of(lambda: b.von, 0.5),
-        "mixture_at_random": of(lambda: b.at_random),
+        "mixture_from_prior": of(lambda: b.mixed(s.prior)),
         "mixture_warped": of(lambda: b.mixtures, 0.5),
         "mixture_tau100": hot(1e2),
         "mixture_tau10000": hot(1e4),
