@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from previa.errors import NotFiniteError, ParamsError
+from previa.errors import InputError, NotFiniteError, ParamsError
 from previa.fit import derivatives as module
 from previa.fit.derivatives import by_autograd, chunks, evaluated
 from toy import derivatives, draw_losses
@@ -70,3 +70,18 @@ def test_what_is_not_finite_is_refused_and_says_where(which):
     name = ("loss", "gradient", "Hessian")[which]
     with pytest.raises(NotFiniteError, match=f"von, step 4: the {name} holds NaN"):
         list(evaluated(broken, THETA, "von, step 4"))
+
+
+def test_two_parts_instead_of_three_are_refused():
+    with pytest.raises(ParamsError, match="here: the derivatives returned tuple of length 2"):
+        list(evaluated(lambda _: (torch.zeros(7), torch.zeros(7, 2)), THETA, "here"))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [lambda theta: (torch.ones(3, 2) @ theta).sum(), lambda theta: theta.square().sum(0, keepdim=True)],
+    ids=["float32 data", "shape [1]"],
+)
+def test_a_loss_that_torch_cannot_differentiate_is_refused_in_a_sentence(loss):
+    with pytest.raises(InputError, match=r"by_autograd: the loss cannot be differentiated: .*float64"):
+        by_autograd(loss)(THETA)

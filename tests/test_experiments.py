@@ -65,7 +65,9 @@ def check_facts(facts):
         assert set(q) >= QUALITY, name
         assert sum(q["pick"]) == pytest.approx(1, abs=1e-5)  # six digits are written
         slack = 2e-5 * max(1, abs(truth["best_score"]), abs(q["mse"]))
-        best = q["true_score_at_pick"] + q["regret_at_1"]  # of its own weightings, which may be fewer than the truth's
+        best = (
+            q["true_score_at_pick"] + q["regret_at_1"]
+        )  # of its own weightings, which may be fewer than the truth's
         assert best <= truth["best_score"] + slack, name
         if q["weightings"] == truth["weightings"]:
             assert best == pytest.approx(truth["best_score"], abs=slack), name

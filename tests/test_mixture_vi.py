@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from previa import Flat, Full, Mixture
+from previa import Diagonal, Flat, Full, Mixture
 from previa.errors import InputError, NotFiniteError, ParamsError
 from previa.fit import derivatives as chunking
 from previa.fit.derivatives import by_autograd
@@ -251,6 +251,12 @@ def test_scattered_components_have_the_spread_and_the_precision_asked_for():
         ({"lr": 2.0}, InputError, "mixture_vi: lr is 2.0"),
         ({"samples": 0}, InputError, "0 samples"),
         ({"lr": 0.9}, InputError, r"0.9 x 2 components / 1 samples .*: lower lr to 0.5"),
+        (
+            {"lr": 0.7, "samples": 2, "starts": [Full({"w": torch.zeros(2)}, A)] * 3},
+            InputError,
+            "lower lr to 0.66 ",
+        ),
+        ({"starts": [Diagonal({"w": torch.zeros(2)}, 1.0)]}, InputError, "component 0 is Diagonal"),
         (
             {"starts": [Full({"w": torch.zeros(2)}, A), Full({"v": torch.zeros(2)}, A)]},
             ParamsError,

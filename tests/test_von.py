@@ -174,6 +174,8 @@ def test_it_is_a_full_gaussian_to_merge():
         ({"lr": 1.5}, InputError, r"von: lr is 1.5"),
         ({"samples": 0}, InputError, "von: 0 samples and 25 steps"),
         ({"steps": 0}, InputError, "3 samples and 0 steps"),
+        ({"steps": 2.5}, InputError, "2.5 steps, but it needs whole numbers"),
+        ({"precision": {"x": torch.ones(3)}}, InputError, "von: precision is dict"),
         ({"averaged": 1.5}, InputError, "von: averaged is 1.5"),
         ({"precision": -1.0}, PrecisionError, "not positive definite"),
         ({"precision": torch.eye(2)}, ParamsError, r"3 parameters need \(3, 3\)"),

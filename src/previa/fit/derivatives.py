@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value, jacrev, vmap
 
-from previa.errors import NotFiniteError, ParamsError
+from previa.errors import InputError, NotFiniteError, ParamsError
 
 Derivatives = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 """theta [S, P] float64 -> (l [S], gradient [S, P], Hessian [S, P, P]) of l = SUM loss - log p0, -log of the density to be fitted."""
@@ -19,7 +19,8 @@ ENTRIES = 1 << 25  # of Hessians at a time: 256 MB in float64
 def by_autograd(loss: Callable[[Tensor], Tensor]) -> Derivatives:
     """The derivatives of ``loss`` (theta [P] -> scalar) by torch.func: exact, and P times the cost of a gradient.
 
-    ``loss`` must be written for torch.func.vmap: no branches on values, no .item(). A Hessian that a formula gives is faster.
+    ``loss`` must be written for torch.func.vmap: no branches on values, no .item(), data in float64. A Hessian that a formula
+    gives is faster. The derivatives raise InputError where torch cannot differentiate it.
     """
 
     def gradient(theta: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -31,10 +32,16 @@ def by_autograd(loss: Callable[[Tensor], Tensor]) -> Derivatives:
         return value, g, H
 
     def derivatives(theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        with (
-            torch.no_grad()
-        ):  # torch.func differentiates all the same; no graph is kept for parameters inside the loss
-            value, g, H = vmap(one)(theta)
+        try:
+            with (
+                torch.no_grad()
+            ):  # torch.func differentiates all the same; the loss's own parameters keep no graph
+                value, g, H = vmap(one)(theta)
+        except RuntimeError as error:
+            raise InputError(
+                f"by_autograd: the loss cannot be differentiated: {error}. It gets theta [P] in {theta.dtype} and must return a "
+                "single number, written for torch.func.vmap, from data of the same dtype (data.double())."
+            ) from error
         return value, g, H
 
     return derivatives
@@ -52,6 +59,11 @@ def evaluated(
         n = rows.stop - rows.start
         parts = derivatives(theta[rows])
         shapes = {"loss": (n,), "gradient": (n, P), "Hessian": (n, P, P)}
+        if not isinstance(parts, tuple) or len(parts) != len(shapes):
+            raise ParamsError(
+                f"{where}: the derivatives returned {type(parts).__name__} of length {len(parts)}, but must return a tuple "
+                "(loss [S], gradient [S, P], Hessian [S, P, P]); previa.by_autograd makes them from a loss."
+            )
         for (name, shape), part in zip(shapes.items(), parts, strict=True):
             if part.shape != shape:
                 raise ParamsError(

@@ -55,12 +55,18 @@ def mixture_vi(
     if not (lr_weights >= 0 and math.isfinite(lr_weights)):
         raise InputError(f"mixture_vi: lr_weights is {lr_weights}, but it must be finite and not negative.")
     if lr * K > samples:
+        most = samples / K
+        scale = 10.0 ** (1 - math.floor(math.log10(most)))  # two digits, rounded down
         raise InputError(
             f"mixture_vi: lr {lr} x {K} components / {samples} samples is the step of a component that is drawn alone, and "
-            f"must not be above 1: lower lr to {samples / K:.2g} or take more samples, best a multiple of {K}."
+            f"must not be above 1: lower lr to {math.floor(most * scale) / scale:g} or take more samples, best a multiple of {K}."
         )
     layout = starts[0].layout
     for number, q in enumerate(starts):
+        if not isinstance(q, Full):
+            raise InputError(
+                f"mixture_vi: component {number} is {type(q).__name__}, but only Full Gaussians are fitted."
+            )
         layout.check(q.mean, f"mixture_vi: component {number}", "component 0")
         if q.layout != layout:
             raise ParamsError(

@@ -32,7 +32,7 @@ def von(
     """N(m, S^-1) that minimises KL(q || exp(-l)/Z) (eq. 7), for l = SUM loss - log p0; settings of App. B.2.
 
     z_s ~ N(m, S^-1);  S <- (1-lr) S + lr mean Hess l(z_s);  m <- m - lr S^-1 mean [grad l + grad log q](z_s), with the new S.
-    grad log q(z) = S (m - z) has mean zero: it takes noise away, all of it where l is quadratic. Where that S would lose
+    grad log q(z) = S (m - z) has mean zero: it takes noise away, all of it once S is the Hessian of a quadratic l. Where that S would lose
     more than half in some direction (l is not convex) the step is ``stepped``'s. All in float64, two Cholesky factors a step.
 
     start, precision: the Gaussian to begin with, precision a number or a matrix [P, P]. The start is forgotten as (1-lr)^steps:
@@ -104,6 +104,11 @@ def normal(rows: int, like: Tensor, generator: Generator) -> Tensor:
 def as_matrix(precision: float | Tensor, start: Params) -> Tensor:
     """precision times the identity [P, P] for a number; a matrix as it is."""
     vector = Flat.of(start).vector
+    if not isinstance(precision, float | int | Tensor):
+        raise InputError(
+            f"von: precision is {type(precision).__name__}, but it must be a number or a matrix [P, P] in the order of the "
+            "start's tensors, as torch.diag(Flat.of(h).vector) for precisions h by name."
+        )
     precision = torch.as_tensor(precision).detach().to(vector.device, torch.float64)
     return (
         precision if precision.dim() else precision * torch.eye(len(vector)).to(vector.device, torch.float64)
@@ -114,5 +119,5 @@ def check_settings(who: str, *, lr: float, samples: int, steps: int) -> None:
     """Raise InputError unless 0 < lr <= 1 and there is a sample and a step."""
     if not 0 < lr <= 1:
         raise InputError(f"{who}: lr is {lr}, but a step of natural gradient lies in (0, 1].")
-    if samples < 1 or steps < 1:
-        raise InputError(f"{who}: {samples} samples and {steps} steps, but it needs at least one of each.")
+    if not (isinstance(samples, int) and isinstance(steps, int) and samples >= 1 and steps >= 1):
+        raise InputError(f"{who}: {samples} samples and {steps} steps, but it needs whole numbers from 1 on.")
