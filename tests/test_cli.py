@@ -146,7 +146,7 @@ def test_fit_then_preview_do_the_parts_of_run_and_recommend_needs_a_preview(fold
 def test_demo_runs_its_own_study_file_in_its_folder(folder, monkeypatch, capsys, no_figures):
     calls = []
     with monkeypatch.context() as patch:
-        patch.setattr(previa.cli, "_run", lambda *arguments: calls.append(arguments))
+        patch.setattr(previa.cli.study, "_run", lambda *arguments: calls.append(arguments))
         assert main(["demo", "--out", "mine"]) == 0
     assert calls[0][0].read_text().count("[[task]]") == 3
     write_study(folder, preview={"methods": ["simple"]}, study={"out": "."})

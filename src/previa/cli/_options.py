@@ -1,0 +1,112 @@
+"""What several commands share: options, and what is read from them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+class InOrder(click.Group):
+    """Commands are listed in the order of the work, not of the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """As they were defined."""
+        return list(self.commands)
+
+
+STUDY = click.argument("study", type=click.Path(path_type=Path), metavar="STUDY.toml")
+RESULTS = click.argument("results", type=click.Path(path_type=Path), metavar="STUDY.toml|FOLDER|study.db")
+OUT = click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for results; the study file's `out` otherwise."
+)
+WORKERS = click.option("--workers", type=click.IntRange(1), help="Processes; one per core otherwise.")
+QUIET = click.option("--quiet", is_flag=True, help="One line per piece of work instead of progress bars.")
+WEIGHT = click.option(
+    "--metric-weight", multiple=True, metavar="TASK=W", help="How much a task counts in the mean score."
+)
+
+
+def study_at(file: Path, out: Path | None) -> Any:
+    """The study in a file, with its results in ``out`` where that is given."""
+    from dataclasses import replace
+
+    from previa.study.file import read_study
+
+    study = read_study(file)
+    return study if out is None else replace(study, out=out.resolve())
+
+
+@contextmanager
+def opened(study: Any, file: Path) -> Iterator[Any]:
+    """The study at work; what only its file knows, and reports made from the store need, is noted in the store."""
+    from previa.run import work as room
+
+    with room.opened(study) as work:
+        work.store.put("method", study.recommend.method)
+        work.store.put("unit", "accuracy" if study.score is None else "score")
+        work.store.put("study_file", str(file))
+        yield work
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def alpha_of(text: str, tasks: Sequence[str]) -> Any:
+    """The weights of these tasks. Raises AlphaError where they are no point of the simplex."""
+    from previa.errors import AlphaError
+    from previa.study.simplex import check_alphas
+
+    found = numbers(text)
+    if len(found) != len(tasks):
+        raise AlphaError(
+            f"--alpha {text}: {len(found)} weights; expected {len(tasks)}, one for each of {', '.join(tasks)}."
+        )
+    return check_alphas(found, len(tasks), where="--alpha")
+
+
+def check_writable(file: Path | None) -> None:
+    """Raise FileError unless a file can be written there; its folder is made when missing."""
+    from previa.errors import FileError
+    from previa.run.records import make_folder
+
+    if file is None:
+        return
+    if file.is_dir():
+        raise FileError(f"{file}: this is a folder; expected the name of a file to write.")
+    if not os.access(make_folder(file.parent), os.W_OK):
+        raise FileError(f"{file}: its folder is read-only. Choose a folder that you may write.")
+
+
+def numbers(text: str) -> list[float]:
+    """The numbers of --alpha. Raises BadParameter, as the next two, where the text has another form."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{text!r} should be numbers with commas between, as 0.4,0.6", param_hint="--alpha"
+        ) from error
+
+
+def paths(option: str, given: Sequence[str]) -> dict[str, Path]:
+    """name -> path, of options NAME=PATH."""
+    return {name: Path(value) for name, value in pairs(option, given).items()}
+
+
+def pairs(option: str, given: Sequence[str]) -> dict[str, str]:
+    """name -> value, of options NAME=VALUE, each name once."""
+    found: dict[str, str] = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value):
+            raise click.BadParameter(f"{pair!r} should be NAME=VALUE", param_hint=option)
+        if name in found:
+            raise click.BadParameter(f"{name!r} is given twice", param_hint=option)
+        found[name] = value
+    return found

@@ -1,0 +1,317 @@
+"""Commands on whole studies: each stopped at any point goes on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from previa.cli._options import (
+    OUT,
+    QUIET,
+    RESULTS,
+    STUDY,
+    WEIGHT,
+    WORKERS,
+    alpha_of,
+    check_writable,
+    cores,
+    opened,
+    pairs,
+    study_at,
+)
+from previa.terminal import bars, paragraph, quality_table
+
+
+@click.command(short_help="The whole job on handwritten digits.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("demo-out"),
+    show_default=True,
+    help="Folder for results.",
+)
+@WORKERS
+@QUIET
+def demo(out: Path, workers: int | None, quiet: bool) -> None:
+    """The whole job on scikit-learn's handwritten digits: three tasks, five previews of 231 weightings, and the truth.
+
+    \b
+    Example:
+      previa demo --out demo-out
+    """
+    from importlib import resources
+
+    from previa.errors import FileError
+
+    file = out / "study.toml"  # of the user's own, to look at and to name in further commands
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            text = (resources.files("previa.data") / "digits.toml").read_text(encoding="utf-8")
+            file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise FileError(
+            f"{out}: the folder cannot be written: {error.strerror}. Choose another with --out."
+        ) from error
+    import torch
+
+    torch.set_num_threads(
+        1
+    )  # the network is tiny: more threads only wait, and would round its numbers otherwise
+    _run(file, None, workers, quiet)
+
+
+@click.command(short_help="The whole job on a study of your own.")
+@STUDY
+@OUT
+@WORKERS
+@QUIET
+def run(study: Path, out: Path | None, workers: int | None, quiet: bool) -> None:
+    """Everything a study asks for: finetune, preview, train the truth, compare, recommend, report.
+
+    Stopped at any point, the same command does only what is missing.
+
+    \b
+    Example:
+      previa run study.toml --workers 2
+    """
+    _run(study, out, workers, quiet)
+
+
+def _run(file: Path, out: Path | None, workers: int | None, quiet: bool) -> None:
+    from previa.run.fit import fit
+    from previa.run.joint import picks, truth
+    from previa.run.pipeline import preview
+
+    study = study_at(file, out)
+    with opened(study, file) as work:
+        previewed, trained = (len(work.alphas(steps)) for steps in (study.preview.steps, study.truth.steps))
+        joint = f"{trained} joint runs and one at each pick" if study.truth.steps else "no joint runs"
+        methods = len(study.previews())
+        click.echo(f"{len(study.tasks)} tasks: {previewed} weightings by {methods} previews; {joint}.")
+        with bars(quiet) as progress:
+            count = workers or cores()
+            runs = fit(work, workers=count, progress=progress)
+            previews = preview(work, runs, progress=progress)
+            if study.truth.steps:
+                truth(work, more=picks(previews, study.metric_weights()), workers=count, progress=progress)
+    _publish(study)
+
+
+@click.command(short_help="Finetune each task once; keep checkpoints and posteriors.")
+@STUDY
+@OUT
+@WORKERS
+@QUIET
+def fit(study: Path, out: Path | None, workers: int | None, quiet: bool) -> None:
+    """Finetune each task once and keep its checkpoints and posteriors.
+
+    \b
+    Example:
+      previa fit study.toml
+    """
+    from previa.run import fit as room
+
+    found = study_at(study, out)
+    with opened(found, study) as work, bars(quiet) as progress:
+        room.fit(work, workers=workers or cores(), progress=progress)
+    click.echo(f"Checkpoints and posteriors are in {found.out / 'runs'}. Next: previa preview {study}")
+
+
+@click.command(short_help="Merge and score every weighting.")
+@STUDY
+@OUT
+@WORKERS
+@QUIET
+def preview(study: Path, out: Path | None, workers: int | None, quiet: bool) -> None:
+    """Merge and score every weighting by every method of the study; nothing is trained but what `fit` lacks.
+
+    \b
+    Example:
+      previa preview study.toml
+    """
+    from previa.run import pipeline
+    from previa.run.fit import fit
+
+    found = study_at(study, out)
+    with opened(found, study) as work, bars(quiet) as progress:
+        runs = fit(work, workers=workers or cores(), progress=progress)
+        pipeline.preview(work, runs, workers=workers or 1, progress=progress)
+    _publish(found)
+
+
+@click.command(short_help="Which weighting to use, and how sure that is.")
+@RESULTS
+@click.option("--method", help="The preview to follow; the study's own choice otherwise.")
+@WEIGHT
+@click.option("--json", "as_json", is_flag=True, help="The whole recommendation as JSON.")
+def recommend(results: Path, method: str | None, metric_weight: tuple[str, ...], as_json: bool) -> None:
+    """Which weighting to use, how wide the near-best region is, and whether uniform weights would do as well.
+
+    \b
+    Example:
+      previa recommend study.toml --metric-weight safety=3
+    """
+    with _results(results, metric_weight, method) as (_, found):
+        advice = found.recommendation
+    click.echo(_json(advice)) if as_json else paragraph(advice.sentence)
+
+
+@click.command(short_help="How good each preview is, where joint runs tell.")
+@RESULTS
+@WEIGHT
+@click.option("--json", "as_json", is_flag=True, help="The whole comparison as JSON.")
+def compare(results: Path, metric_weight: tuple[str, ...], as_json: bool) -> None:
+    """How good each preview is, where joint runs tell: regret first, mean squared error last.
+
+    \b
+    Example:
+      previa compare study.toml
+    """
+    from previa.errors import StudyError
+
+    with _results(results, metric_weight) as (_, found):
+        pass
+    if found.comparison is None:
+        raise StudyError(
+            f"{results}: fewer than three weightings have a joint run and a preview, so nothing can be compared. "
+            "`previa run` trains them at the weightings of [truth]."
+        )
+    click.echo(_json(found.comparison)) if as_json else quality_table(found)
+
+
+@click.command(short_help="Write report, summary, table and figures again.")
+@RESULTS
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for the report; beside the results otherwise."
+)
+@WEIGHT
+def report(results: Path, out: Path | None, metric_weight: tuple[str, ...]) -> None:
+    """Write report.html, summary.json, preview.csv and the figures again from stored results.
+
+    \b
+    Example:
+      previa report demo-out/study.db
+    """
+    from previa.show.outputs import publish
+
+    with _results(results, metric_weight) as (store, found):
+        made = publish(store, found, out or store.path.parent)
+    click.echo("\n".join(str(path) for path in made))
+
+
+@click.command(short_help="Joint finetuning at one weighting.")
+@STUDY
+@click.option(
+    "--alpha",
+    required=True,
+    metavar="A,B,...",
+    help="One weight per task, in the study's order, summing to one.",
+)
+@click.option(
+    "--warm-start", metavar="METHOD", help="Start from this method's preview instead of from the base."
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Where to write the model; in the study's folder otherwise.",
+)
+@OUT
+@QUIET
+def finetune(
+    study: Path, alpha: str, warm_start: str | None, checkpoint: Path | None, out: Path | None, quiet: bool
+) -> None:
+    """Joint finetuning at one weighting, in the study's convention; writes an ordinary checkpoint and its true scores.
+
+    \b
+    Example:
+      previa finetune study.toml --alpha 0.35,0.25,0.40 --warm-start mixture
+    """
+    from previa.errors import StudyError
+    from previa.run.fit import fit
+    from previa.run.joint import finetune_at
+
+    found = study_at(study, out)
+    weights = alpha_of(alpha, found.names())  # all that can be wrong is seen before any training
+    check_writable(checkpoint)
+    if warm_start not in (None, *found.previews()):
+        raise StudyError(
+            f"--warm-start {warm_start}: the study has no such preview. Its methods are {', '.join(found.previews())}."
+        )
+    with opened(found, study) as work, bars(quiet) as progress:
+        runs = fit(work, progress=progress) if warm_start else None
+        made = finetune_at(
+            work, weights, runs=runs, warm_start=warm_start, path=checkpoint, progress=progress
+        )
+    click.echo(f"Scores: {_scores(made.scores)}")
+    click.echo(f"Model: {made.path}")
+
+
+@contextmanager
+def _results(
+    path: Path, metric_weight: Sequence[str], method: str | None = None
+) -> Iterator[tuple[Any, Any]]:
+    """The store of a study file, in a folder of results, or the store file itself; and what follows from it.
+
+    A study file's metric weights and method count as it stands now, the options given before them.
+    """
+    from previa.show.outputs import Results
+    from previa.study.file import read_study
+    from previa.study.store import Store
+
+    given = _weights(metric_weight)
+    study = read_study(path) if path.suffix == ".toml" else None
+    if study is not None:
+        path = study.out
+    with Store.read(path / "study.db" if path.is_dir() or study is not None else path) as store:
+        weights: dict[str, float] = {}
+        if study is not None:
+            weights = {task: w for task, w in study.metric_weights().items() if task in store.tasks}
+            own = study.recommend.method
+            if method is None and own in store.methods() and store.preview(own).ok.any():
+                method = own
+        yield store, Results.of(store, method=method, weights={**weights, **given})
+
+
+def _publish(study: Any) -> None:
+    from previa.show.outputs import Results, publish
+    from previa.study.store import Store
+
+    with Store.read(study.out / "study.db") as store:
+        results = Results.of(store)
+        made = publish(store, results, study.out)
+    if results.comparison is not None:
+        quality_table(results)
+        click.echo()
+    paragraph(results.recommendation.sentence)
+    for warning in results.summary["warnings"]:
+        paragraph(f"Note: {warning}")
+    if not any(path.suffix == ".png" for path in made):
+        paragraph("Note: no PNG figures were drawn; `pip install 'previa[plot]'` brings what they need.")
+    click.echo()
+    page = next(path for path in made if path.suffix == ".html")
+    click.echo(f"Open the report: {page}")
+
+
+def _weights(given: Sequence[str]) -> Mapping[str, float]:
+    found = {}
+    for name, value in pairs("--metric-weight", given).items():
+        try:
+            found[name] = float(value)
+        except ValueError as error:
+            raise click.BadParameter(f"{value!r} is no number", param_hint="--metric-weight") from error
+    return found
+
+
+def _scores(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{task} {score:.4g}" for task, score in scores.items())
+
+
+def _json(found: Any) -> str:
+    import json
+
+    return json.dumps(found.to_dict(), indent=1, allow_nan=False)
