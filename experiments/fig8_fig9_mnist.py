@@ -28,6 +28,10 @@ STUDIES = {
     "fig8_mnist_imbalanced": {"0-1": (0, 1), "2-4": (2, 3, 4), "5-9": (5, 6, 7, 8, 9)},
     "fig9_mnist_balanced": {"0-2": (0, 1, 2), "3-6": (3, 4, 5, 6), "7-9": (7, 8, 9)},
 }
+HELD_OUT = {  # other tasks, scored on images of the training set that are not trained on: no setting was chosen on these
+    "fig8_mnist_imbalanced": {"3, 9": (3, 9), "1, 5, 8": (1, 5, 8), "0, 2, 4, 6, 7": (0, 2, 4, 6, 7)},
+    "fig9_mnist_balanced": {"1, 4, 9": (1, 4, 9), "0, 2, 6, 7": (0, 2, 6, 7), "3, 5, 8": (3, 5, 8)},
+}
 COLUMNS = (
     ("joint", "joint training"),
     ("simple", "simple"),
@@ -235,16 +239,25 @@ def powered(alphas: Tensor, power: float) -> Tensor:
     return w / w.sum(-1, keepdim=True)
 
 
-def read(s: Settings, seed: int, device: str) -> tuple[softmax.Examples, softmax.Examples]:
-    """(train, test): a random subset of the training images, the first of the test images, pooled and scaled alike."""
+def read(
+    s: Settings, seed: int, device: str, held_out: bool = False
+) -> tuple[softmax.Examples, softmax.Examples]:
+    """(train, test): a random subset of the training images, the first of the test images, pooled and scaled alike.
+
+    held_out: other training images, and further ones in the place of the test images.
+    """
     folder = data("mnist")
     parts = []
-    for kind, size in (("train", s.training), ("t10k", s.test)):
+    for kind, first, size in (
+        ("train", 0, s.training),
+        ("train", s.training, s.test) if held_out else ("t10k", 0, s.test),
+    ):
         pixels, labels = (
             idx(folder / f"{kind}-images-idx3-ubyte.gz"),
             idx(folder / f"{kind}-labels-idx1-ubyte.gz"),
         )
-        rows = np.random.default_rng(seed).permutation(len(labels))[:size] if kind == "train" else slice(size)
+        order = np.random.default_rng([seed, 1] if held_out else seed).permutation(len(labels))
+        rows = order[first : first + size] if kind == "train" else slice(size)
         X = torch.from_numpy(pixels[rows].astype("float64") / 255)
         X = X[:, s.crop : X.shape[1] - s.crop, s.crop : X.shape[2] - s.crop]
         X = avg_pool2d(X[:, None], s.pool).flatten(1)
@@ -323,10 +336,10 @@ def overall(
     return found
 
 
-def brief(store: Store, alphas: np.ndarray) -> dict[str, dict[str, float]]:
-    """The error, regret and rank correlation of the main methods over these weightings."""
+def brief(store: Store, alphas: np.ndarray, names: Collection[str] = SEEDED) -> dict[str, dict[str, float]]:
+    """The error, regret and rank correlation of these methods over these weightings."""
     truth = store.preview("joint").at(alphas)
-    previews = {name: store.preview(name).at(alphas) for name in SEEDED}
+    previews = {name: store.preview(name).at(alphas) for name in names}
     found = compare(truth, previews, uniform=uniform(3), size_proportional=uniform(3))
     kept = ("mse", "regret_at_1", "regret_noise", "spearman")
     return {name: {key: getattr(q, key) for key in kept} for name, q in found.methods.items()}
@@ -374,10 +387,10 @@ def shared(alphas: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def bench(
-    o: Options, s: Settings, classes: Mapping[str, tuple[int, ...]]
+    o: Options, s: Settings, classes: Mapping[str, tuple[int, ...]], held_out: bool = False
 ) -> tuple[Bench, softmax.Examples, dict]:
     """(tasks and fits, test images, all settings) of one figure and seed."""
-    train, test = read(s, o.seed, o.device)
+    train, test = read(s, o.seed, o.device, held_out)
     b = Bench(s, train, classes, o.seed)
     sizes = {task: len(examples.X) for task, examples in zip(classes, b.tasks, strict=True)}
     tasks = {task: list(labels) for task, labels in classes.items()}
@@ -398,11 +411,16 @@ def study(o: Options) -> None:
         again, its_test, its_settings = bench(other, replace(s, grid=s.beyond), classes)
         with closing(fill(other, again, its_test, its_settings, SEEDED)) as its:
             seeds[str(seed)] = brief(its, coarse)
+    other = replace(o, name=f"{o.name}, held out", out=o.out / "held-out")
+    again, its_test, its_settings = bench(other, replace(s, grid=s.beyond), HELD_OUT[o.name], held_out=True)
+    with closing(fill(other, again, its_test, its_settings, tuple(ROLES.values()))) as its:
+        held_out = {"tasks": its_settings["tasks"], **brief(its, coarse, tuple(ROLES.values()))}
     em = store.preview("mixture").stats
     extra = {
         "joint_against_newton": store.get("check"),
         "accuracy_on_the_whole_test_set": overall(store, test, classes),
         "seeds_on_the_coarse_grid": seeds,
+        "held_out_on_the_coarse_grid": held_out,
         "em": {name: float(np.nanmean(em[name])) for name in ("iterations", "converged", "effective_k")},
         "fit_seconds": {
             k.removeprefix("fit/"): v for k, v in store.seconds().items() if k.startswith("fit/")
