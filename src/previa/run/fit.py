@@ -9,19 +9,36 @@ from pathlib import Path
 
 from previa.core.damping import damped
 from previa.core.diagonal import Diagonal
+from previa.core.kronecker import Kronecker, kronecker_damping, regmean
 from previa.core.params import Flat
 from previa.core.runs import Run
 from previa.errors import PreviaError, StudyError
+from previa.io.checkpoint import open_checkpoint
 from previa.io.posterior_file import load_posterior, save_posterior
 from previa.io.provenance import Provenance, check_conventions
 from previa.run.executors import map_processes
 from previa.run.given import given_mean, given_posterior
-from previa.run.jobs import Bench, Job, adopt, bench_of, do, fisher_file, ivon_files, read_params, set_up
+from previa.run.jobs import (
+    Bench,
+    Job,
+    adopt,
+    bench_of,
+    do,
+    fisher_file,
+    inputs_file,
+    ivon_files,
+    read_params,
+    set_up,
+)
 from previa.run.records import read_record
 from previa.run.sweep import Progress
 from previa.run.work import Work
 
 SQUARES = "squared_gradients"
+REGMEAN = "regmean"
+INPUTS_PRIOR = (
+    1e-3  # of regmean, relative to each layer's own scale: inputs that are always zero have no moment
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,8 @@ class TaskRuns:
     """[run][snapshot], the last snapshot at the run's end"""
     squares: Diagonal | None = None
     """squared gradients, damped"""
+    inputs: Kronecker | None = None
+    """RegMean's, from the moments of the layers' inputs"""
 
 
 @dataclass(frozen=True)
@@ -72,10 +91,23 @@ def fit(work: Work, *, workers: int = 1, progress: Progress | None = None) -> Ru
             )  # what is wrong with it is said before anything is trained
     bench = bench_of(work.ingredients, progress)
     jobs = jobs_of(bench)
+    trained = [job for job in jobs if job.kind != "inputs"]
+    _do(work, bench, trained, workers, progress, "finetune")
+    measured = [job for job in jobs if job.kind == "inputs"]  # at the ends of runs, which are there now
+    if measured:
+        _do(work, bench, measured, workers, progress, "input moments")
+    _note_seconds(work, bench, jobs)
+    return _read(bench)
+
+
+def _do(
+    work: Work, bench: Bench, jobs: list[Job], workers: int, progress: Progress | None, what: str
+) -> None:
+    """Those jobs that are not done yet. Raises PreviaError naming one that failed, after the others."""
     missing = [job for job in jobs if not bench.done(job)]
     done, failures = len(jobs) - len(missing), []
     if progress is not None:
-        progress("finetune", done, len(jobs))
+        progress(what, done, len(jobs))
     start, args = (adopt, (bench,)) if workers == 1 else (set_up, (work.study,))
     with closing(map_processes(do, missing, workers, start, args)) as outcomes:
         for outcome in outcomes:
@@ -83,12 +115,10 @@ def fit(work: Work, *, workers: int = 1, progress: Progress | None = None) -> Ru
                 failures.append(f"{outcome.item}: {outcome.failure}")
             done += 1
             if progress is not None:
-                progress("finetune", done, len(jobs))
+                progress(what, done, len(jobs))
     if failures:
         more = f" {len(failures) - 1} more failed." if len(failures) > 1 else ""
         raise PreviaError(f"{failures[0].rstrip('.')}.{more}")
-    _note_seconds(work, bench, jobs)
-    return _read(bench)
 
 
 def jobs_of(bench: Bench) -> list[Job]:
@@ -104,6 +134,7 @@ def jobs_of(bench: Bench) -> list[Job]:
         if task.checkpoint is None:
             jobs += [Job("ivon", task.name, number) for number in numbers]
             jobs += [Job("adamw", task.name)] * (SQUARES in methods)
+            jobs += [Job("inputs", task.name)] * (REGMEAN in methods)
             continue
         brought = given_posterior(bench.ingredients, task.name)
         squares = brought is not None and brought[1].source == SQUARES
@@ -114,6 +145,7 @@ def jobs_of(bench: Bench) -> list[Job]:
                 f"posterior = ..., or set methods in [preview] to the others: {', '.join(sorted(methods - set(lacking)))}."
             )
         jobs += [Job("squares", task.name)] * (SQUARES in methods and not squares)
+        jobs += [Job("inputs", task.name)] * (REGMEAN in methods)
     return jobs
 
 
@@ -124,6 +156,7 @@ class _Found:
     mean: Flat
     ivon: tuple[tuple[Diagonal, ...], ...] = ()
     squares: Diagonal | None = None
+    inputs: Kronecker | None = None
     fisher: tuple[Flat, Flat] | None = None
     """(parameters, mean squared gradients there)"""
     facts: dict[str, Provenance] = field(default_factory=dict)
@@ -147,9 +180,11 @@ def _read(bench: Bench) -> Runs:
     if fishers := {task: one.fisher for task, one in found.items() if one.fisher is not None}:
         share = _damped(bench, fishers, found)
         warnings += [_prior_warning(share)] * (share > 0.9)
+    if REGMEAN in bench.study.preview.methods:
+        _regmeans(bench, found)
     for kind in ("ivon", SQUARES):
         check_conventions({task: one.facts[kind] for task, one in found.items() if kind in one.facts})
-    tasks = {task: TaskRuns(one.mean, one.ivon, one.squares) for task, one in found.items()}
+    tasks = {task: TaskRuns(one.mean, one.ivon, one.squares, one.inputs) for task, one in found.items()}
     return Runs(bench.base, tasks, tuple(warnings))
 
 
@@ -175,7 +210,7 @@ def _finetuned(bench: Bench, task: str, jobs: list[Job]) -> _Found:
 def _brought(bench: Bench, task: str, jobs: list[Job]) -> _Found:
     """The checkpoint, and the posterior if there is one, that a task brings."""
     found = _Found(given_mean(bench.ingredients, task))
-    if jobs:
+    if any(job.kind == "squares" for job in jobs):
         found.fisher = found.mean, read_params(fisher_file(bench, task), bench)
     if brought := given_posterior(bench.ingredients, task):
         posterior, provenance = brought
@@ -214,6 +249,20 @@ def _damped(bench: Bench, fishers: Mapping[str, tuple[Flat, Flat]], found: Mappi
     return share
 
 
+def _regmeans(bench: Bench, found: Mapping[str, _Found]) -> None:
+    """Enter each task's RegMean posterior: I (x) A of the mean or, by the study's convention, the sum over its examples."""
+    moments = {}
+    for task in found:
+        N = bench.ingredients.sizes[task] if bench.study.convention == "sum" else 1
+        moments[task] = {name: N * A for name, A in open_checkpoint(inputs_file(bench, task)).items()}
+    prior = kronecker_damping(
+        [{name: (A, None) for name, A in own.items()} for own in moments.values()], INPUTS_PRIOR
+    )
+    for task, own in moments.items():
+        N = bench.ingredients.sizes[task] if bench.study.convention == "sum" else 1
+        found[task].inputs = regmean(found[task].mean, own, rest=float(N), damping=prior)
+
+
 def _read_diagonal(file: Path) -> tuple[Diagonal, Provenance]:
     posterior, provenance = load_posterior(file)
     assert isinstance(posterior, Diagonal)  # previa wrote it
@@ -236,12 +285,13 @@ def _prior_warning(share: float) -> str:
 
 def _note_seconds(work: Work, bench: Bench, jobs: list[Job]) -> None:
     """The cost of all finetunings there are, by kind, into the store."""
-    total = dict.fromkeys(("finetune/ivon", "finetune/ivon_more", "finetune/adamw", SQUARES), 0.0)
+    total = dict.fromkeys(("finetune/ivon", "finetune/ivon_more", "finetune/adamw", SQUARES, REGMEAN), 0.0)
     for job in jobs:
         record = read_record(bench.record(job), bench.facts(job)) or {"seconds": {}}
         for name, seconds in record["seconds"].items():
             kind = "ivon_more" if job.kind == "ivon" and job.number else job.kind
-            total[SQUARES if name == "squares" else f"finetune/{kind}"] += seconds
+            measured = {"squares": SQUARES, "inputs": REGMEAN}
+            total[measured.get(name, f"finetune/{kind}")] += seconds
     for name, seconds in {**total, "pretrain": bench.pretrain_seconds}.items():
         if seconds:
             work.note_seconds(name, seconds)

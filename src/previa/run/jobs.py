@@ -23,7 +23,7 @@ from previa.run.live import live
 from previa.run.recipe import Recipe
 from previa.run.records import digest, digest_of_data, make_folder, read_record, write_record
 from previa.run.resolve import Ingredients, examples, load, modules
-from previa.run.squares import mean_squares
+from previa.run.squares import mean_inputs, mean_squares
 from previa.run.sweep import Progress
 from previa.run.work import adamw_recipe, ivon_recipe, pretrain_recipe, seed_of, snapshot_steps
 from previa.study.file import Study
@@ -31,14 +31,21 @@ from previa.study.file import Study
 
 @dataclass(frozen=True)
 class Job:
-    """One task's IVON run of this number, its AdamW run with squared gradients, or squared gradients at its checkpoint."""
+    """One task's IVON run of this number, its AdamW run with squared gradients, or what is measured at its parameters:
+    squared gradients at the checkpoint it brings, its layers' inputs at that or at the end of its first run.
+    """
 
-    kind: Literal["ivon", "adamw", "squares"]
+    kind: Literal["ivon", "adamw", "squares", "inputs"]
     task: str
     number: int = 0
 
     def __str__(self) -> str:
-        what = {"ivon": f"IVON run {self.number}", "adamw": "AdamW run", "squares": "squared gradients"}
+        what = {
+            "ivon": f"IVON run {self.number}",
+            "adamw": "AdamW run",
+            "squares": "squared gradients",
+            "inputs": "input moments",
+        }
         return f"task {self.task!r}, {what[self.kind]}"
 
 
@@ -63,7 +70,7 @@ class Bench:
 
     def record(self, job: Job) -> Path:
         """The file that appears when this job is done."""
-        name = {"ivon": f"ivon-{job.number}", "adamw": "adamw", "squares": "fisher"}[job.kind]
+        name = {"ivon": f"ivon-{job.number}", "squares": "fisher"}.get(job.kind, job.kind)
         return self.folder(job.task) / f"{name}.json"
 
     def files(self, job: Job) -> list[Path]:
@@ -71,6 +78,8 @@ class Bench:
         if job.kind == "ivon":
             first = [] if job.number else [model_file(self, job.task)]
             return [*first, *ivon_files(self, job.task, job.number)]
+        if job.kind == "inputs":
+            return [inputs_file(self, job.task)]
         squares = [fisher_file(self, job.task)]
         return squares if job.kind == "squares" else [self.folder(job.task) / "adamw.safetensors", *squares]
 
@@ -95,6 +104,8 @@ class Bench:
                 "finetune": asdict(study.finetune),
                 "snapshots": snapshot_steps(study),
             }
+        if job.kind == "inputs":
+            return {**facts, "mean": digest(first_mean(self, job.task).vector)}
         adamw = {name: value for name, value in asdict(study.adamw).items() if name != "prior"}
         if job.kind == "squares":
             mean = given_mean(self.ingredients, job.task)
@@ -206,6 +217,8 @@ def do(job: Job) -> dict[str, float]:
         found = bench.train(data, (1.0,), adamw_recipe(study))
         save_checkpoint(folder / "adamw.safetensors", found.params)
         seconds = {"train": found.seconds, "squares": _squares(bench, job.task, found.params)}
+    elif job.kind == "inputs":
+        seconds = {"inputs": _inputs(bench, job.task, first_mean(bench, job.task))}
     else:
         seconds = {"squares": _squares(bench, job.task, given_mean(bench.ingredients, job.task))}
     write_record(record, facts, seconds=seconds)
@@ -215,6 +228,19 @@ def do(job: Job) -> dict[str, float]:
 def fisher_file(bench: Bench, task: str) -> Path:
     """Where a task's mean squared gradients are, as they come: not damped, not scaled."""
     return bench.folder(task) / "fisher.safetensors"
+
+
+def inputs_file(bench: Bench, task: str) -> Path:
+    """Where the second moments of a task's layers' inputs are, by the weight's name."""
+    return bench.folder(task) / "inputs.safetensors"
+
+
+def first_mean(bench: Bench, task: str) -> Flat:
+    """The parameters of the checkpoint that a task brings, or at the end of its first run, which must be done."""
+    if settings_of(bench.ingredients, task).checkpoint is not None:
+        return given_mean(bench.ingredients, task)
+    posterior, _ = load_posterior(ivon_files(bench, task, 0)[-1])
+    return posterior.mode()
 
 
 def model_file(bench: Bench, task: str) -> Path:
@@ -259,6 +285,13 @@ def _squares(bench: Bench, task: str, at: Flat) -> float:
     """Write the task's mean squared gradients at these parameters; the seconds they took."""
     started = time.perf_counter()
     save_checkpoint(fisher_file(bench, task), mean_squares(bench.ingredients, task, at))
+    return time.perf_counter() - started
+
+
+def _inputs(bench: Bench, task: str, at: Flat) -> float:
+    """Write the second moments of the task's layers' inputs at these parameters; the seconds they took."""
+    started = time.perf_counter()
+    save_checkpoint(inputs_file(bench, task), mean_inputs(bench.ingredients, task, at))
     return time.perf_counter() - started
 
 

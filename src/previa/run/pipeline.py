@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from previa.core.isotropic import Isotropic
+from previa.core.kronecker import Kronecker
 from previa.core.mixture import Mixture
 from previa.core.modes import modes
 from previa.run.evaluate import PreviewMethod
-from previa.run.fit import SQUARES, Runs
+from previa.run.fit import REGMEAN, SQUARES, Runs
 from previa.run.records import digest
 from previa.run.sweep import Progress, sweep
 from previa.run.work import Work
@@ -106,6 +107,8 @@ def _posteriors(study: Study, runs: Runs) -> dict[str, tuple[list[Any], PreviewM
             posteriors = [task.ivon[0][-1] for task in tasks]
         elif name == SQUARES:
             posteriors = [task.squares for task in tasks]
+        elif name == REGMEAN:
+            posteriors = [task.inputs for task in tasks]
         else:
             found |= _mixtures(study, runs)
             continue
@@ -131,4 +134,12 @@ def _mixtures(study: Study, runs: Runs) -> dict[str, tuple[list[Any], PreviewMet
 def _digest(posteriors: list[Any]) -> str:
     members = [one for q in posteriors for one in (q.components if isinstance(q, Mixture) else [q])]
     temperatures = torch.tensor([q.temperature for q in posteriors if isinstance(q, Mixture)])
-    return digest(temperatures, *(part for member in members for part in member.natural()))
+    return digest(temperatures, *(part for member in members for part in _parts(member)))
+
+
+def _parts(q: Any) -> list[torch.Tensor]:
+    """All numbers of a posterior."""
+    if isinstance(q, Kronecker):
+        factors = [A for pair in q.factors.values() for A in pair if A is not None]
+        return [q.mode().vector, *factors, torch.tensor(list((q.damping or {}).values()))]
+    return list(q.natural())

@@ -1,6 +1,10 @@
-"""Squared gradients of a study's task: which labels, over which batches."""
+"""What is measured over a study's training data at given parameters: squared gradients and layers' inputs."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,6 +12,7 @@ from torch.nn import Module
 
 from previa.core.params import Flat
 from previa.errors import StudyError
+from previa.fit.kronecker_factors import input_moments
 from previa.fit.labels import Expected, Given, Labels, Sampled
 from previa.fit.squared_gradients import squared_gradients
 from previa.run.draws import Source, generator, moved
@@ -23,6 +28,28 @@ def mean_squares(ingredients: Ingredients, task: str, at: Flat) -> Flat:
     not allow, and as squared_gradients.
     """
     labels = _labels(ingredients, task)
+    with _at(ingredients, task, at) as batches:
+        return squared_gradients(ingredients.model, batches, labels).mean
+
+
+def mean_inputs(ingredients: Ingredients, task: str, at: Flat) -> dict[str, Tensor]:
+    """A = mean_i a_i a_i' of each layer's inputs at the parameters ``at``, by the weight's name; no label is looked at.
+
+    Raises StudyError where the model has no layer for it, and as input_moments.
+    """
+    with _at(ingredients, task, at) as batches:
+        found = input_moments(ingredients.model, batches, ingredients.loss)
+    if not found:
+        raise StudyError(
+            f"regmean: {type(ingredients.model).__name__} has no Linear or Conv2d layer of its own whose inputs could be "
+            "measured. Leave regmean out of methods in [preview]."
+        )
+    return found
+
+
+@contextmanager
+def _at(ingredients: Ingredients, task: str, at: Flat) -> Iterator[Iterator[Any]]:
+    """The task's training batches, while the model stands at ``at`` with running statistics brought up to date."""
     source, model = Source(task, ingredients.train[task]), ingredients.model
     rows, size = torch.arange(len(source)), ingredients.study.finetune.batch_size
     with live(model, at.layout) as place:
@@ -30,8 +57,7 @@ def mean_squares(ingredients: Ingredients, task: str, at: Flat) -> Flat:
         if ingredients.recalibrate is not None:
             ingredients.recalibrate(model)
         device = next(model.parameters()).device
-        batches = (moved(source.batch(rows[i : i + size]), device) for i in range(0, len(rows), size))
-        return squared_gradients(model, batches, labels).mean
+        yield (moved(source.batch(rows[i : i + size]), device) for i in range(0, len(rows), size))
 
 
 def _labels(ingredients: Ingredients, task: str) -> Labels:

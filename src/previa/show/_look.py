@@ -5,7 +5,8 @@ import os
 import re
 import textwrap
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -28,6 +29,7 @@ LABELS = {
     "task_arithmetic": "Task arithmetic",
     "ivon_hessian": "Hessian-weighted, IVON",
     "squared_gradients": "Hessian-weighted, squared gradients",
+    "regmean": "RegMean, input moments",
     "mixture": "Mixture-weighted, EM",
     "joint": TRUTH,
 }
@@ -36,6 +38,7 @@ SHORT = {  # where there is no room for the long ones
     "simple": "Simple",
     "ivon_hessian": "Hessian, IVON",
     "squared_gradients": "Hessian, sq. grad.",
+    "regmean": "RegMean",
     "mixture": "Mixture, EM",
     "joint": "Truth",
 }
@@ -153,17 +156,37 @@ def figure(width: float, height: float) -> Any:
 
 
 def heading(made: Any, study: str, what: str, caption: str) -> None:
-    """What this shows, and of which study, above; under the picture, a caption that a stranger can read."""
+    """What this shows, and of which study, above; under the picture, a caption that a stranger can read.
+
+    The study's name stands beside the title where both have room, else it begins the caption.
+    """
     width, height = made.get_size_inches()
-    columns = int(width * 14.5)  # letters of 8.5 points in an inch, some room left
-    made.text(0.012, 1 - 0.14 / height, what, ha="left", va="top", fontsize=13, fontweight="bold", color=INK)
-    if width > 6:  # inches: the two fit beside each other
-        name = plain(study, width=max(26, int(7 * (width - 6))), lines=1)
-        made.text(0.988, 1 - 0.17 / height, name, ha="right", va="top", fontsize=9, color=MUTED)
-    elif study:
-        caption = f"{plain(study, width=40, lines=1)}. {caption}"
-    made.text(0.012, 0.1 / height, textwrap.fill(caption, columns), ha="left", va="bottom", fontsize=8.5,
+    title = made.text(0.012, 1 - 0.14 / height, what, ha="left", va="top", fontsize=13, fontweight="bold", color=INK)
+    if (wide := _inches_wide(made, title)) > width * 0.976:
+        title.set_fontsize(13 * width * 0.976 / wide)
+    name = made.text(0.988, 1 - 0.17 / height, plain(study, width=60, lines=1), ha="right", va="top", fontsize=9,
+                     color=MUTED)  # fmt: skip
+    if study and _inches_wide(made, title) + _inches_wide(made, name) > width * 0.976 - 0.3:
+        caption = f"{name.get_text()}. {caption}"
+        name.remove()
+    made.text(0.012, 0.1 / height, "\n".join(_wrapped(caption, width)), ha="left", va="bottom", fontsize=8.5,
               color=MUTED, linespacing=1.35)  # fmt: skip
+
+
+def _wrapped(caption: str, width: float) -> list[str]:
+    """The lines of a caption under a picture of so many inches: letters of 8.5 points, some room left."""
+    return textwrap.wrap(caption, int(width * 14.5))
+
+
+def caption_height(caption: str, width: float) -> float:
+    """Inches that a caption takes at the foot of a picture."""
+    return 0.14 + 0.166 * len(_wrapped(caption, width))
+
+
+def _inches_wide(made: Any, text: Any) -> float:
+    """How wide a text is drawn."""
+    with _no_font_warnings():
+        return float(text.get_window_extent(made.canvas.get_renderer()).width) / made.dpi
 
 
 def tidy(axes: Any) -> None:
@@ -181,14 +204,20 @@ def save(made: Any, path: str | Path) -> None:
     """Write the figure as PNG of at most 256 colours, whole or not at all. Raises FileError."""
     from PIL import Image
 
-    with warnings.catch_warnings():
-        # A letter that the font lacks is drawn as a box; the HTML report shows it with the reader's own fonts.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+    with _no_font_warnings():
         made.canvas.draw()
     pixels = Image.fromarray(np.asarray(made.canvas.buffer_rgba())[..., :3].copy())
     memory = BytesIO()
     pixels.quantize(256, dither=Image.Dither.NONE).save(memory, "PNG", optimize=True)  # a third of the size
     write(path, memory.getvalue())
+
+
+@contextmanager
+def _no_font_warnings() -> Iterator[None]:
+    """A letter that the font lacks is drawn as a box; the HTML report shows it with the reader's own fonts."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
 
 
 def write(path: str | Path, content: bytes) -> None:

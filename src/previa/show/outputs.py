@@ -24,11 +24,12 @@ from previa.study.store import Store
 
 TRUTH = "joint"
 WARM = f"{TRUTH}_from_"  # joint runs that began at a preview: neither the truth nor a preview
-ORDER = ("simple", "task_arithmetic", "squared_gradients", "ivon_hessian", "mixture")
+ORDER = ("simple", "task_arithmetic", "squared_gradients", "regmean", "ivon_hessian", "mixture")
 FINETUNINGS = {
     "simple": ("finetune/ivon",),
     "task_arithmetic": ("finetune/ivon",),
     "squared_gradients": ("finetune/adamw", "squared_gradients"),
+    "regmean": ("finetune/ivon", "regmean"),
     "ivon_hessian": ("finetune/ivon",),
     "mixture": ("finetune/ivon", "finetune/ivon_more"),
 }

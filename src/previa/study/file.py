@@ -10,7 +10,7 @@ from previa.errors import FileError, StudyError
 from previa.study import _checks
 from previa.study._checks import key, number, one_of, path, reference, whole
 
-METHODS = ("simple", "task_arithmetic", "ivon_hessian", "squared_gradients", "mixture")
+METHODS = ("simple", "task_arithmetic", "ivon_hessian", "squared_gradients", "regmean", "mixture")
 
 
 @dataclass(frozen=True)
