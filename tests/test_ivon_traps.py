@@ -13,6 +13,7 @@ from previa.core.diagonal import Diagonal
 from previa.errors import InputError
 from previa.fit import blocks as blocks_module
 from previa.fit.ivon import IVON
+from previa.fit.noise import Noise
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -192,3 +193,24 @@ def test_parameters_keep_their_storages():
     optimizer = optimizer_of(model)
     train(model, optimizer, 2)
     assert [(p.data_ptr(), p.untyped_storage().nbytes()) for p in model.parameters()] == before
+
+
+def test_a_saved_stream_goes_on_on_another_device_of_its_kind():
+    """One process saves the state, all load it: the second GPU must draw the noise of the first."""
+    first = Noise(torch.Generator().manual_seed(3))
+    torch.empty(4).normal_(generator=first._stream("cpu:0"))
+    other = Noise()
+    other.__setstate__(first.__getstate__())
+    later = torch.empty(4).normal_(generator=other._stream("cpu:1"))
+    assert torch.equal(later, torch.empty(4).normal_(generator=first._stream("cpu:0")))
+
+
+def test_two_devices_of_one_process_have_streams_of_their_own():
+    noise = Noise(torch.Generator().manual_seed(3))
+    drawn = [torch.empty(4).normal_(generator=noise._stream(device)) for device in ("cpu:0", "cpu:1")]
+    assert not torch.equal(*drawn)
+    other = Noise()
+    other.__setstate__(noise.__getstate__())
+    for device in ("cpu:0", "cpu:1"):
+        later = torch.empty(4).normal_(generator=noise._stream(device))
+        assert torch.equal(later, torch.empty(4).normal_(generator=other._stream(device)))

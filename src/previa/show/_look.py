@@ -161,7 +161,9 @@ def heading(made: Any, study: str, what: str, caption: str) -> None:
     The study's name stands beside the title where both have room, else it begins the caption.
     """
     width, height = made.get_size_inches()
-    title = made.text(0.012, 1 - 0.14 / height, what, ha="left", va="top", fontsize=13, fontweight="bold", color=INK)
+    title = made.text(
+        0.012, 1 - 0.14 / height, what, ha="left", va="top", fontsize=13, fontweight="bold", color=INK
+    )
     if (wide := _inches_wide(made, title)) > width * 0.976:
         title.set_fontsize(13 * width * 0.976 / wide)
     name = made.text(0.988, 1 - 0.17 / height, plain(study, width=60, lines=1), ha="right", va="top", fontsize=9,

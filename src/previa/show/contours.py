@@ -17,17 +17,20 @@ from previa.show._look import (
     heading,
     label,
     landscapes,
-    levels,
     plain,
     save,
 )
+from previa.show._level import level
+from previa.show._scale import graded
 from previa.show.curves import curves, profiles
 from previa.show.ternary import Scale, filled, frame, mark, scale
 
 if TYPE_CHECKING:
     from previa.study.preview import Preview
 
-LOW = "Previews rank weightings; the level of a previewed score is usually too low."
+CORNERS = (
+    "Each corner trains one task alone; numbers along a side are the weight of the corner of their colour. "
+)
 
 
 def contours(
@@ -48,7 +51,7 @@ def contours(
     tasks, lands = landscapes(truth, previews, weights)
     score = averaged(unit, weights)
     made = {2: curves, 3: triangles}.get(len(tasks), profiles)(tasks, lands, score)
-    first = {2: "", 3: "Each corner trains one task alone; the ticks are task weights. "}.get(
+    first = {2: "", 3: CORNERS}.get(
         len(tasks), "For each task: the best score that any weighting reaches when that task has this weight, the others "
         "being free. ")  # fmt: skip
     marks = []
@@ -60,7 +63,7 @@ def contours(
     both = "joint" in lands and len(lands) > 1
     shown = "Score" if both else "True score" if "joint" in lands else "Previewed score"
     what = f"{shown} of every weighting{': truth and previews' if both else ''}"
-    heading(made, title, what, first + ("; ".join(marks) + ". " if marks else "") + LOW)
+    heading(made, title, what, first + ("; ".join(marks) + ". " if marks else "") + level(lands))
     save(made, path)
 
 
@@ -70,7 +73,7 @@ def triangles(tasks: tuple[str, ...], lands: Mapping[str, Landscape], score: str
     rows = -(-len(lands) // columns)
     width, height = 3.3 * columns + 1.25, 3.4 * rows + 1.1
     made = figure(width, height)
-    colours = scale(levels(np.concatenate([land.mean for land in lands.values()])), MAP)
+    colours = scale(graded(lands), MAP)
     best = lands["joint"].pick if "joint" in lands else None
     for number, (method, land) in enumerate(lands.items()):
         row, column = divmod(number, columns)
@@ -101,15 +104,20 @@ def colour_bar(made: Any, colours: Scale, score: str, place: tuple[float, ...]) 
 
     axes = made.add_axes(place)
     bar = made.colorbar(ScalarMappable(colours.norm, colours.colours), cax=axes, boundaries=colours.levels,
-                        spacing="proportional")  # fmt: skip
-    bar.set_ticks(_round(colours.levels))
+                        spacing="uniform")  # fmt: skip
+    bar.set_ticks(labelled(colours.levels))
+    bar.ax.yaxis.set_major_formatter("{x:.6g}")
+    bar.minorticks_off()
     bar.set_label(score, fontsize=9, color=INK)
     bar.ax.tick_params(labelsize=8, colors=MUTED, length=2.5)
     bar.outline.set_visible(False)
 
 
-def _round(steps: Array, *, most: int = 9) -> Array:
-    """At most so many of these contour levels, the roundest of them."""
-    step = steps[1] - steps[0]
-    stride = next((n for n in (1, 2, 4, 5, 10) if len(steps) / n <= most), 20)
-    return np.asarray(steps[np.round(steps / step).astype(int) % stride == 0])
+def labelled(steps: Array, *, most: int = 12) -> Array:
+    """At most so many of these contour levels for numbers, the shortest ones, none too near to another."""
+    apart = max(1, -(-len(steps) // most))
+    kept: list[int] = []
+    for i in sorted(range(len(steps)), key=lambda i: (len(f"{abs(steps[i]):.6g}".rstrip("0.")), -i)):
+        if all(abs(i - j) >= apart for j in kept):
+            kept.append(i)
+    return steps[sorted(kept)]

@@ -26,6 +26,8 @@ from previa.show._look import (
 if TYPE_CHECKING:
     from previa.study.preview import Preview
 
+MEDIAN = 8  # points from the axis to its numbers: room for the mark of the median
+
 
 def histograms(
     truth: "Preview | None",
@@ -52,6 +54,7 @@ def histograms(
         last = row == len(shares) - 1
         axes.yaxis.tick_right()
         axes.tick_params(labelsize=8, colors=MUTED, length=0, labelbottom=last)
+        axes.tick_params(axis="x", pad=MEDIAN)
         axes.text(-0.03, 0.5, plain(label(method), width=26), transform=axes.transAxes, ha="right", va="center",
                   fontsize=9, color=INK, fontweight="bold" if method == "joint" else "normal")  # fmt: skip
         axes.text(-0.03, -0.06, f"{np.isfinite(lands[method].mean).sum()} weightings", transform=axes.transAxes, ha="right", va="bottom",
@@ -76,8 +79,9 @@ def bars(axes: Any, bins: Array, share: Array, mean: Array, *, truth: bool) -> N
     axes.bar(bins[:-1], share, np.diff(bins), align="edge", color=INK if truth else LINES[0], edgecolor="white",
              linewidth=0.6)  # fmt: skip
     if np.isfinite(mean).any():
-        axes.plot(np.nanmedian(mean), 0, "^", color="#D55E00", markersize=7, clip_on=False, zorder=5)
-    axes.set_xlim(bins[0], bins[-1])
+        axes.plot(np.nanmedian(mean), 0, "^", color="#D55E00", markersize=6, clip_on=False, zorder=5)
+    margin = (bins[1] - bins[0]) / 2  # the last bar does not stand on the frame
+    axes.set_xlim(bins[0] - margin, bins[-1] + margin)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(RULE)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from previa.show._look import INK, MUTED, RULE, Array, plain
 
@@ -17,21 +18,42 @@ class Scale:
     norm: Any
 
 
-def scale(levels: Array, colour_map: str) -> Scale:
-    """The colour scale of these contour levels."""
-    import matplotlib
-    from matplotlib.colors import Normalize
+CORNERS = ("#0072B2", "#B8430A", "#00775A")  # of the tasks top, left, right: dark enough for small numbers
+EVEN = 0.4  # 0: every band takes the same step of colour; 1: equal differences do
+FINE = 8  # steps of a grid, at least, that shows all there is without a point between its own
 
-    return Scale(levels, matplotlib.colormaps[colour_map], Normalize(levels[0], levels[-1]))
+
+def scale(levels: Array, colour_map: str) -> Scale:
+    """The colour scale of these contour levels; a band much narrower than the others takes a smaller step of colour."""
+    import matplotlib
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    ends = np.concatenate(([0.0], np.cumsum(np.diff(levels) ** EVEN)))
+    colours = matplotlib.colormaps[colour_map]((ends[:-1] + ends[1:]) / 2 / ends[-1])
+    return Scale(levels, ListedColormap(colours), BoundaryNorm(levels, len(colours)))
+
+
+def gridded(alphas: Array) -> NDArray[np.bool_]:
+    """Which of alphas [A, 3] are drawn: where they are a fine grid and some more, the grid alone.
+
+    The uniform weighting lies amid three points of most grids: with it their noise is a spot of its own size.
+    """
+    for n in range(100, FINE - 1, -1):  # a fine grid holds coarser ones
+        on = (np.abs(alphas * n - np.round(alphas * n)) < 1e-6).all(axis=1)
+        if on.sum() == (n + 1) * (n + 2) // 2:
+            return on
+    return np.ones(len(alphas), dtype=bool)
 
 
 def filled(axes: Any, alphas: Array, values: Array, colours: Scale) -> None:
     """Fill a ternary axes by values [A] at alphas [A, 3]; triangles that touch a failed (NaN) weighting stay empty.
 
-    The corners are the tasks in the order top, left, right.
+    The corners are the tasks in the order top, left, right. Points amid those of a fine grid are left out, see `gridded`.
     """
     from matplotlib.tri import Triangulation
 
+    shown = gridded(alphas)
+    alphas, values = alphas[shown], values[shown]
     top, left, right = alphas.T
     fine = np.isfinite(values)
     if fine.sum() and _spread(alphas) == 2:
@@ -53,18 +75,19 @@ def filled(axes: Any, alphas: Array, values: Array, colours: Scale) -> None:
 
 
 def frame(axes: Any, tasks: tuple[str, ...], *, ticks: bool = True, size: float = 9) -> None:
-    """Corner names, a thin border, and the weights as tick labels along the sides."""
-    out = 0.14 if ticks else 0.1  # of the panel's width: a long name grows inwards, not into its neighbour
+    """Corner names, a thin border, and the weights as tick labels along the sides, each in the colour of its corner."""
+    out = 0.07 if ticks else 0.1  # of the panel's width: a long name grows inwards, not into its neighbour
     below = -0.12 if ticks else -0.07  # under the numbers of the lower side
-    for name, (x, y), side in zip(tasks, ((0.5, 1.03), (-out, below), (1 + out, below)), ("center", "left", "right"),
-                                  strict=True):  # fmt: skip
-        axes.text(x, y, plain(name, width=15), transform=axes.transAxes, fontsize=size, color=INK, ha=side,
+    places = ((0.5, 1.03), (-out, below), (1 + out, below))
+    inks = CORNERS if ticks else (INK,) * 3
+    for name, (x, y), side, ink in zip(tasks, places, ("center", "left", "right"), inks, strict=True):
+        axes.text(x, y, plain(name, width=15), transform=axes.transAxes, fontsize=size, color=ink, ha=side,
                   va="bottom" if y > 1 else "top", linespacing=1.05)  # fmt: skip
     at = [0.2, 0.4, 0.6, 0.8]
-    for axis in (axes.taxis, axes.laxis, axes.raxis):
+    for axis, ink in zip((axes.taxis, axes.laxis, axes.raxis), CORNERS, strict=True):
         axis.set_ticks(at if ticks else [])
         axis.set_ticks_position("tick2")  # the sides read as in report.html: the left one the top's weight
-        axis.set_tick_params(labelsize=size - 2.5, colors=MUTED, length=2.5, width=0.6, pad=1.5)
+        axis.set_tick_params(labelsize=size - 2, colors=ink, length=3, width=0.7, pad=1.5)
     for spine in axes.spines.values():
         spine.set_edgecolor(RULE if ticks else MUTED)
         spine.set_linewidth(0.8)
