@@ -16,10 +16,11 @@ MAY_IMPORT = {
     "io": {"core"},
     "study": set(),
     "show": {"study"},
+    "export": {"study"},
     "data": set(),
     "run": {"core", "fit", "io", "study", "data"},
 }
-NO_TORCH = {"study", "show"}
+NO_TORCH = {"study", "show", "export"}
 
 
 def imports(path: Path) -> set[str]:
@@ -45,7 +46,9 @@ def test_rooms_import_only_the_rooms_they_may(room):
             )
 
 
-@pytest.mark.parametrize("module", ["previa", "previa.cli", "previa.study.store", "previa.show.report"])
+@pytest.mark.parametrize(
+    "module", ["previa", "previa.cli", "previa.study.store", "previa.show.report", "previa.export.stacks"]
+)
 def test_starting_up_does_not_import_torch(module):
     code = f"import sys, {module}; print('torch' in sys.modules)"
     assert (

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
-from previa.cli._options import alpha_of, pairs
+from previa.cli._options import QUIET, alpha_of, pairs
+from previa.terminal import bars
 
 # The names of previa.export.stacks, which is not imported for --help; a test keeps them equal.
 NAMES = (
@@ -80,6 +81,7 @@ N = TypeVar("N", int, float)
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the files; export-STACK otherwise.")
 @click.option("--overwrite", is_flag=True, help="Replace files of other content.")
+@QUIET
 def export(
     alpha: str,
     stack: str,
@@ -99,6 +101,7 @@ def export(
     task_column: str,
     out: Path | None,
     overwrite: bool,
+    quiet: bool,
 ) -> None:
     """Hand a weighting over to a training stack: its own files, a table of rows, tokens and epochs, and a lock file.
 
@@ -121,10 +124,11 @@ def export(
     weights = alpha_of(alpha, list(paths))
     given = _given(paths, rows, tokens, column)
     counter = counting.tokenizer(tokenizer) if tokenizer else counting.words
-    found = [
-        task_of(name, path, float(weight), given[name], counter=counter)
-        for (name, path), weight in zip(paths.items(), weights, strict=True)
-    ]
+    found = []
+    with bars(quiet) as progress:
+        for (name, path), weight in zip(paths.items(), weights, strict=True):
+            found.append(task_of(name, path, float(weight), given[name], counter=counter))
+            progress("count rows and tokens", len(found), len(paths))
     tasks = tuple(task for task, _ in found)
     how = {task.name: way for task, way in found}
     plan = Plan(
@@ -139,9 +143,12 @@ def export(
     click.echo(table(plan, to.number, made.numbers))
     click.echo(f"{counted(how)}\n")
     check_epochs(plan, max_epochs)
-    options = Options(counted=how, mixed=materialise, column=task_column, overwrite=overwrite)
-    for path in write(to, plan, made, folder, options):
-        click.echo(path)
+    with bars(quiet) as progress:
+        options = Options(
+            counted=how, mixed=materialise, column=task_column, overwrite=overwrite, progress=progress
+        )
+        written = write(to, plan, made, folder, options)
+    click.echo("\n".join(str(path) for path in written))
     click.echo(f"Use: {made.use}")
     for note in (*made.notes, *_in_memory(paths), *_columns(tasks)):
         click.echo(f"Note: {note}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from previa import __version__
 from previa.errors import FileError
 from previa.export.indexed import index_of
-from previa.export.materialise import COLUMN, materialise
+from previa.export.materialise import COLUMN, Progress, materialise
 from previa.export.plan import Plan
 from previa.export.stack import MIXED, Handover, Stack
 
@@ -21,12 +21,13 @@ from previa.export.stack import MIXED, Handover, Stack
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """counted: task -> how its tokens were; mixed: write the mixed data, too, with ``column`` for the task's name;
-    overwrite: files of other content may be replaced."""
+    overwrite: files of other content may be replaced. progress(what, done, total) is told of the mixed data's rows."""
 
     counted: Mapping[str, str]
     mixed: bool = False
     column: str = COLUMN
     overwrite: bool = False
+    progress: Progress | None = None
 
 
 def write(stack: Stack, plan: Plan, made: Handover, folder: str | Path, options: Options) -> tuple[Path, ...]:
@@ -43,7 +44,9 @@ def write(stack: Stack, plan: Plan, made: Handover, folder: str | Path, options:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if mixed:
-            written[folder / MIXED] = materialise(plan, folder / MIXED, column=options.column)
+            written[folder / MIXED] = materialise(
+                plan, folder / MIXED, column=options.column, progress=options.progress
+            )
         for path, text in texts.items():
             written[path] = _put(path, text)
         lock = folder / f"{stack.name}.lock.json"

@@ -7,7 +7,7 @@ import mmap
 import os
 import tempfile
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -22,9 +22,13 @@ from previa.export.plan import Part, Plan
 from previa.export.sources import is_file, row_of, rows
 
 COLUMN = "task"
+Progress = Callable[[str, int, int], None]
+"""progress(what, done, total)"""
 
 
-def materialise(plan: Plan, path: str | Path, *, column: str = COLUMN) -> str:
+def materialise(
+    plan: Plan, path: str | Path, *, column: str = COLUMN, progress: Progress | None = None
+) -> str:
     """Write the ``plan.draw`` rows of a mixture to ``path``, k_t of each task, in an order that the seed decides; its sha256.
 
     A task's rows come in a random order, none a second time before each came once, and then in another order. ``column`` is
@@ -51,10 +55,12 @@ def materialise(plan: Plan, path: str | Path, *, column: str = COLUMN) -> str:
                 for each, part in zip(lines, plan.parts, strict=True)
             ]
             out = stack.enter_context(part_file.open("wb"))
-            for t in _order(plan):
+            for done, t in enumerate(_order(plan), start=1):
                 line = lines[t].labelled(next(draws[t]), column)
                 digest.update(line)
                 out.write(line)
+                if progress and (done % 4096 == 0 or done == plan.draw):
+                    progress("mix rows", done, plan.draw)
         part_file.replace(path)
     except FileError:
         raise
@@ -133,7 +139,10 @@ class _Lines:
     def _file(self) -> IO[bytes]:
         path = Path(self.task.path)
         if path.suffix.lower() == ".jsonl":
-            return path.open("rb")
+            try:
+                return path.open("rb")
+            except OSError as error:
+                raise FileError(f"{path}: this data file cannot be read: {error.strerror}.") from error
         copy = tempfile.TemporaryFile(dir=self.folder, prefix=".previa-")  # noqa: SIM115  it is handed on
         try:
             for row in rows(path):
