@@ -9,7 +9,9 @@ from PIL import Image
 
 from previa.errors import FileError, InputError, MissingExtraError
 from previa.show import contours, histograms, per_task
+from previa.show._level import level
 from previa.show._look import MAP, Landscape, averaged, figure, landscapes, levels, plain
+from previa.show._scale import graded
 from previa.show.ternary import filled, scale
 from synthetic_previews import made_up, study
 
@@ -49,6 +51,62 @@ def test_contour_levels_cover_the_lowest_and_the_highest_score(seed):
 def test_a_flat_landscape_has_one_band_around_it(value):
     steps = levels(np.full(5, value))
     assert steps[0] < value < steps[-1]
+
+
+def land(mean):
+    """What is drawn of made-up means, at as many weightings of two tasks."""
+    w = np.linspace(0, 1, len(mean))
+    return Landscape(np.stack([w, 1 - w], 1), np.stack([mean] * 2, 1), np.asarray(mean), 1.0)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_graded_levels_cover_all_scores_and_never_drop(seed):
+    rng = np.random.default_rng(seed)
+    size = 10.0 ** rng.integers(-5, 4)
+    truth, preview = (size * (rng.normal() - rng.exponential(0.1, 60) ** p) for p in (2, 1))
+    preview[rng.integers(60)] = np.nan
+    steps = graded({"joint": land(truth), "simple": land(preview)})
+    assert steps[0] <= min(truth.min(), np.nanmin(preview))
+    assert steps[-1] >= max(truth.max(), np.nanmax(preview))
+    assert np.all(np.diff(steps) > 0)
+    assert 2 <= len(steps) <= 40
+
+
+def test_levels_are_finer_on_the_truths_plateau_and_even_where_it_has_none():
+    plateau = np.concatenate([np.linspace(0.3, 0.85, 20), np.linspace(0.85, 0.919, 60)])
+    steps = graded({"joint": land(plateau), "simple": land(np.linspace(0.3, 0.8, 20))})
+    coarse, fine = np.diff(steps[steps < 0.8]), np.diff(steps[steps > 0.9])
+    assert np.ptp(coarse) < 1e-9
+    assert fine.max() < coarse.min() / 4
+    assert np.histogram(plateau, steps)[0].max() < 0.2 * len(plateau)
+    even = graded({"joint": land(np.linspace(0.3, 0.91, 60)), "simple": land(plateau)})
+    assert np.ptp(np.diff(even)) < 1e-9  # the previews' crowds do not count
+
+
+def test_a_band_of_a_higher_score_is_always_of_a_lighter_colour():
+    colours = scale(np.array([0.3, 0.4, 0.5, 0.9, 0.902, 0.904, 0.91]), MAP)
+    light = colours.colours(colours.norm((colours.levels[1:] + colours.levels[:-1]) / 2))[:, :3] @ [
+        0.3,
+        0.6,
+        0.1,
+    ]
+    assert np.all(np.diff(light) > 0)
+
+
+def test_what_is_said_of_levels_is_measured():
+    """Once it was a fixed sentence, "usually too low", beside previews that were too high."""
+    truth = land([0.5, 0.6, 0.5])
+    low, high = land([0.45, 0.55, 0.45]), land([0.5, 0.55, 0.62])
+    assert level({"joint": truth, "simple": low}).startswith(
+        "Previewed minus true: −0.050 on average, −0.050 at the pick."
+    )
+    both = level({"joint": truth, "simple": low, "mixture": high})
+    assert both.startswith("Previewed minus true: −0.050 to +0.023 on average, −0.050 to +0.12 at the picks.")
+    assert "need not be right" in level({"simple": low})
+    assert level({"joint": truth}) == ""
+    elsewhere = Landscape(low.alphas[:1] * 0.9 + 0.05, low.scores[:1], low.mean[:1], 1.0)
+    assert "need not be right" in level({"joint": truth, "simple": elsewhere})
+    assert "on average, " not in level({"joint": truth, "simple": land([np.nan] * 3), "mixture": elsewhere})
 
 
 def test_no_weighting_is_left_white_not_even_the_best():

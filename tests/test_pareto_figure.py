@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from previa.errors import FileError, InputError
+from previa.show._fronts import MANY, caption, drawn
 from previa.show._look import LABELS
-from previa.show.pareto import _drawn, _legend, _limits, _pair, _rows, conflicts, figure, pareto
+from previa.show.pareto import _legend, _limits, _pair, _rows, conflicts, figure, pareto
 from previa.study.pareto import compare_fronts
 from previa.study.preview import Preview
 from synthetic_previews import made_up, study
@@ -45,29 +46,35 @@ def test_a_picture_for_any_number_of_tasks_is_a_small_png(T, tmp_path):
 
 def test_every_judged_weighting_is_of_one_kind_and_its_words_count_them():
     truth, previews = study(TASKS[:3], steps=10, truth_steps=10)
-    d = _drawn(noisy(truth), previews["simple"])
+    d = drawn(noisy(truth), previews["simple"])
     assert sum(mask.astype(int) for mask in d.kinds.values()).tolist() == [1] * 66
     found = compare_fronts(noisy(truth), previews["simple"])
     assert d.kinds["good"].sum() == (found.near & found.on_previewed).sum()
     assert d.kinds["good"].sum() + d.kinds["missed"].sum() == found.near.sum()
     n = found.on_previewed.sum()
-    assert d.words[0] == f"{d.kinds['good'].sum()} of {n} near-optimal ({100 * found.near_share:.0f} %)"
-    assert d.words[1] == f"of all 66: {100 * found.near.mean():.0f} %"
+    k, chance = d.kinds["good"].sum(), found.near.mean()
+    assert d.words[0] == f"{n} of 66 weightings on the previewed front"
+    assert (
+        d.words[1]
+        == f"{k} of these near-optimal: {100 * found.near_share:.0f} % (by chance {100 * chance:.0f} %)"
+    )
 
 
 def test_without_scores_of_test_items_nothing_is_called_near_optimal():
     truth, previews = study(TASKS[:3], steps=10, truth_steps=10, methods=("simple",))
-    d = _drawn(truth, previews["simple"])
-    assert "on the true front" in d.words[0]
-    made = _rows(TASKS[:3], {"simple": d}, "accuracy")
-    _legend(made, {"simple": d}, "on the true front", pairs=True)
+    d = drawn(truth, previews["simple"])
+    assert "on the true front" in d.words[1]
+    words = caption(TASKS[:3], "accuracy", {"simple": d})
+    made = _rows(TASKS[:3], {"simple": d}, "accuracy", "", words)
+    _legend(made, {"simple": d}, "on the true front", "", words, pairs=True)
+    assert "near-optimal" not in words.lower()
     assert not any("near-optimal" in text for text in texts(made))
 
 
 def test_what_cannot_be_judged_is_drawn_as_what_it_is():
     truth, previews = study(TASKS[:3], steps=10, truth_steps=10, methods=("simple",))
     for judge, preview in ((None, previews["simple"]), (truth, previews["simple"].rows([0, 1]))):
-        d = _drawn(judge, preview)
+        d = drawn(judge, preview)
         assert d.fronts is None
         assert set(d.kinds) == {"rest", "unknown"}
         assert d.words[0].endswith("on its front")
@@ -76,10 +83,10 @@ def test_what_cannot_be_judged_is_drawn_as_what_it_is():
 @pytest.mark.parametrize("T", [2, 3, 4])
 def test_methods_share_their_axes_and_nothing_falls_outside(T):
     truth, previews = study(TASKS[:T], steps=6, truth_steps=6)
-    drawn = {m: _drawn(truth, p) for m, p in previews.items()}
+    shown = {m: drawn(truth, p) for m, p in previews.items()}
     for t in range(T):
-        low, high = _limits(drawn, t)
-        for d in drawn.values():
+        low, high = _limits(shown, t)
+        for d in shown.values():
             seen = np.concatenate([d.scores[:, t], d.fronts.previewed[d.fronts.on_previewed, t]])
             assert low < seen.min()
             assert seen.max() < high
@@ -89,7 +96,7 @@ def test_the_line_is_the_front_of_the_two_tasks_shown():
     truth = made_up(TASKS[:2], steps=10)
     made = figure(4, 4)
     axes = made.add_subplot()
-    d = _drawn(truth, truth)
+    d = drawn(truth, truth)
     _pair(axes, d, (0, 1), [(0, 1), (0, 1)])
     x, y = axes.lines[0].get_data()
     assert (np.diff(x) >= 0).all()
@@ -110,7 +117,7 @@ def test_of_many_tasks_the_pairs_most_in_conflict_are_shown():
 def test_every_method_is_named_and_the_caption_says_what_it_must(tmp_path, monkeypatch):
     truth, previews = study(TASKS[:2], steps=4, truth_steps=4)
     made = []
-    monkeypatch.setattr(import_module("previa.show.pareto"), "save", lambda drawn, path: made.append(drawn))
+    monkeypatch.setattr(import_module("previa.show.pareto"), "save", lambda figure, path: made.append(figure))
     pareto(noisy(truth), previews, tmp_path / "a.png", unit="accuracy")
     pareto(None, previews, tmp_path / "a.png")
     pareto(truth, {}, tmp_path / "a.png")
@@ -119,7 +126,9 @@ def test_every_method_is_named_and_the_caption_says_what_it_must(tmp_path, monke
         assert LABELS[method] in first
     assert "at its true scores (accuracy)" in first
     assert "within noise of some weighting on the true front" in first
-    assert "Previewed levels are usually too low" in first
+    assert "really trained" not in first  # diamonds are previewed scores, and some truths are no training
+    assert "Diamonds are previewed scores" in first
+    assert "Diamonds" not in second + third
     assert "Trade-offs: the previewed Pareto front" in second
     assert "true" not in second
     assert "Trade-offs: the true Pareto front" in third
@@ -135,13 +144,27 @@ def test_axis_labels_legend_and_caption_do_not_lie_upon_each_other(T, methods, t
         for m, p in previews.items()
     }
     made = []
-    monkeypatch.setattr(import_module("previa.show.pareto"), "save", lambda drawn, path: made.append(drawn))
+    monkeypatch.setattr(import_module("previa.show.pareto"), "save", lambda figure, path: made.append(figure))
     pareto(noisy(truth), previews, tmp_path / "a.png", unit="accuracy")
     made[0].canvas.draw()
     legend = made[0].legends[0].get_window_extent()
-    assert max(t.get_window_extent().y1 for t in made[0].texts if "Each point" in t.get_text()) <= legend.y0
+    assert max(t.get_window_extent().y1 for t in made[0].texts if "Each dot" in t.get_text()) <= legend.y0
     labels = [axes.xaxis.label for axes in made[0].axes if axes.name != "ternary"]
     assert legend.y1 < min(label.get_window_extent().y0 for label in labels if label.get_text())
+
+
+def test_the_more_weightings_the_smaller_their_marks_and_no_previewed_scores_on_top():
+    truth, previews = study(TASKS[:3], steps=25, truth_steps=25, methods=("simple",))
+    few, many = (
+        drawn(noisy(t), p) for t, p in ((made_up(TASKS[:3], steps=8),) * 2, (truth, previews["simple"]))
+    )
+    assert len(many.alphas) > MANY
+    assert few.diamonds
+    assert not many.diamonds
+    assert "Diamonds" not in caption(TASKS[:3], "accuracy", {"simple": many})
+    for kind in ("good", "missed", "rest"):
+        assert many.mark(kind)["s"] < 0.5 * few.mark(kind)["s"]
+    assert many.mark("bad")["s"] > many.mark("good")["s"]
 
 
 def test_odd_studies_are_drawn_too(tmp_path):

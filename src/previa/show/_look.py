@@ -164,11 +164,10 @@ def heading(made: Any, study: str, what: str, caption: str) -> None:
     title = made.text(
         0.012, 1 - 0.14 / height, what, ha="left", va="top", fontsize=13, fontweight="bold", color=INK
     )
-    if (wide := _inches_wide(made, title)) > width * 0.976:
-        title.set_fontsize(13 * width * 0.976 / wide)
+    fit(title, width * 0.976)
     name = made.text(0.988, 1 - 0.17 / height, plain(study, width=60, lines=1), ha="right", va="top", fontsize=9,
                      color=MUTED)  # fmt: skip
-    if study and _inches_wide(made, title) + _inches_wide(made, name) > width * 0.976 - 0.3:
+    if study and inches_wide(title) + inches_wide(name) > width * 0.976 - 0.3:
         caption = f"{name.get_text()}. {caption}"
         name.remove()
     made.text(0.012, 0.1 / height, "\n".join(_wrapped(caption, width)), ha="left", va="bottom", fontsize=8.5,
@@ -180,15 +179,23 @@ def _wrapped(caption: str, width: float) -> list[str]:
     return textwrap.wrap(caption, int(width * 14.5))
 
 
-def caption_height(caption: str, width: float) -> float:
-    """Inches that a caption takes at the foot of a picture."""
-    return 0.14 + 0.166 * len(_wrapped(caption, width))
+def caption_height(study: str, caption: str, width: float) -> float:
+    """Inches that a caption takes at the foot of a picture, the study's name included."""
+    return 0.14 + 0.166 * len(_wrapped(f"{study}. {caption}", width))
 
 
-def _inches_wide(made: Any, text: Any) -> float:
-    """How wide a text is drawn."""
+def fit(text: Any, inches: float) -> None:
+    """Make a text of a figure smaller where it is wider than this."""
+    if (wide := inches_wide(text)) > inches:
+        text.set_fontsize(text.get_fontsize() * inches / wide)
+
+
+def inches_wide(text: Any) -> float:
+    """How wide a text of a figure is drawn."""
+    made = text.get_figure()
     with _no_font_warnings():
-        return float(text.get_window_extent(made.canvas.get_renderer()).width) / made.dpi
+        wide: float = text.get_window_extent(made.canvas.get_renderer()).width / made.dpi
+    return wide
 
 
 def tidy(axes: Any) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from previa.show._level import level
 from previa.show._look import (
     INK,
     MAP,
@@ -20,7 +21,6 @@ from previa.show._look import (
     plain,
     save,
 )
-from previa.show._level import level
 from previa.show._scale import graded
 from previa.show.curves import curves, profiles
 from previa.show.ternary import Scale, filled, frame, mark, scale
@@ -69,7 +69,7 @@ def contours(
 
 def triangles(tasks: tuple[str, ...], lands: Mapping[str, Landscape], score: str) -> Any:
     """One filled triangle a method, on one colour scale."""
-    columns = min(3, len(lands))
+    columns = 2 if len(lands) == 4 else min(3, len(lands))
     rows = -(-len(lands) // columns)
     width, height = 3.3 * columns + 1.25, 3.4 * rows + 1.1
     made = figure(width, height)
@@ -115,9 +115,13 @@ def colour_bar(made: Any, colours: Scale, score: str, place: tuple[float, ...]) 
 
 def labelled(steps: Array, *, most: int = 12) -> Array:
     """At most so many of these contour levels for numbers, the shortest ones, none too near to another."""
+    gaps = np.diff(steps)
+    if np.ptp(gaps) < 1e-6 * gaps[0]:
+        stride = next((n for n in (1, 2, 4, 5, 10) if len(steps) / n <= most), 20)
+        return np.asarray(steps[np.round(steps / gaps[0]).astype(int) % stride == 0])
     apart = max(1, -(-len(steps) // most))
     kept: list[int] = []
     for i in sorted(range(len(steps)), key=lambda i: (len(f"{abs(steps[i]):.6g}".rstrip("0.")), -i)):
         if all(abs(i - j) >= apart for j in kept):
             kept.append(i)
-    return steps[sorted(kept)]
+    return np.asarray(steps[sorted(kept)])

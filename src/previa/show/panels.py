@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from previa.errors import InputError
+from previa.show._level import level
 from previa.show._look import (
     INK,
     LINES,
@@ -19,6 +20,7 @@ from previa.show._look import (
     averaged,
     caption_height,
     figure,
+    fit,
     heading,
     label,
     landscapes,
@@ -26,7 +28,6 @@ from previa.show._look import (
     save,
     tidy,
 )
-from previa.show._level import level
 from previa.show._scale import graded
 from previa.show.contours import CORNERS, colour_bar
 from previa.show.histograms import MEDIAN, bars, percent, shared_bins
@@ -44,7 +45,7 @@ HEAD, BETWEEN, AXIS = (
     0.62,
 )  # inches: names above, from the upper to the lower picture, the axis under that
 CELL, GAP = 2.5, 0.24  # inches: a column, and what of it is left free
-LEFT, RIGHT, TITLE = 0.8, 1.05, 0.36  # margins in inches
+LEFT, RIGHT, TITLE = 0.8, 1.05, 0.46  # margins in inches
 ROW = HEAD + TRIANGLE + BETWEEN + BELOW + AXIS
 
 
@@ -99,7 +100,7 @@ def panels(
     )
     cells = Cells(len(lands), 0.0)
     width = LEFT + CELL * cells.columns + (RIGHT if len(tasks) == 3 else 0.1)
-    cells = replace(cells, foot=caption_height(caption, width))
+    cells = replace(cells, foot=caption_height(title, caption, width))
     height = TITLE + cells.corner(0)[1] + ROW
     made = figure(width, height)
     steps = graded(lands)
@@ -120,11 +121,11 @@ def _inches(made: Any, left: float, bottom: float, width: float, height: float) 
     return left / w, bottom / h, width / w, height / h
 
 
-def _upper(made: Any, corner: tuple[float, float], wide: float) -> tuple[float, ...]:
-    """The place of a cell's upper picture, so many inches wide."""
+def _upper(made: Any, corner: tuple[float, float], wide: float, high: float) -> tuple[float, ...]:
+    """The place of a cell's upper picture, so many inches wide and high."""
     left, bottom = corner
     middle = left + (CELL - GAP) / 2
-    return _inches(made, middle - wide / 2, bottom + AXIS + BELOW + BETWEEN, wide, TRIANGLE)
+    return _inches(made, middle - wide / 2, bottom + AXIS + BELOW + BETWEEN, wide, high)
 
 
 def _triangles(
@@ -132,7 +133,9 @@ def _triangles(
 ) -> None:
     colours, truth = scale(steps, MAP), lands["joint"]
     for i, (method, land) in enumerate(lands.items()):
-        axes = made.add_axes(_upper(made, cells.corner(i), TRIANGLE * 2 / np.sqrt(3)), projection="ternary")
+        axes = made.add_axes(
+            _upper(made, cells.corner(i), TRIANGLE * 2 / np.sqrt(3), TRIANGLE), projection="ternary"
+        )
         filled(axes, land.alphas, land.mean, colours)
         frame(axes, tasks, size=8.5)
         if truth.pick is not None:
@@ -146,7 +149,7 @@ def _curves(
 ) -> None:
     truth = lands["joint"]
     for i, (method, land) in enumerate(lands.items()):
-        axes = made.add_axes(_upper(made, cells.corner(i), CELL - GAP))
+        axes = made.add_axes(_upper(made, cells.corner(i), CELL - GAP, TRIANGLE + 0.25))
         axes.plot(*_line(truth), color=INK, linewidth=0.9)
         if truth.pick is not None:
             at = truth.alphas[truth.pick, 0], truth.mean[truth.pick]
@@ -173,13 +176,12 @@ def _names(made: Any, cells: Cells, lands: Mapping[str, Landscape], truth_label:
     width, height = made.get_size_inches()
     for i, (method, land) in enumerate(lands.items()):
         true, (left, bottom) = method == "joint", cells.corner(i)
-        name = plain(truth_label if true else label(method), width=32, lines=1)
+        name = plain(truth_label if true else label(method), width=40, lines=1)
         best = _best(land, None if true else lands["joint"], digits(steps))
         place = {"x": (left + (CELL - GAP) / 2) / width, "ha": "center", "va": "center"}
         y = (bottom + ROW - 0.14, bottom + ROW - 0.35)
-        made.text(
-            y=y[0] / height, s=name, fontsize=10, color=INK, weight="bold" if true else "normal", **place
-        )
+        weight = "bold" if true else "normal"
+        fit(made.text(y=y[0] / height, s=name, fontsize=10, color=INK, weight=weight, **place), CELL - 0.08)
         made.text(y=y[1] / height, s=best, fontsize=8.5, color=MUTED, **place)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from previa.show._level import level
 from previa.show._look import (
     INK,
     LINES,
@@ -81,8 +82,9 @@ def per_task(
         if len(tasks) == 3
         else "Each"
     )
-    heading(made, title, "Each task's own score", f"{drawn} column has its own scale ({unit}). Previewed levels are "
-            "usually too low.")  # fmt: skip
+    heading(
+        made, title, "Each task's own score", f"{drawn} column has its own scale ({unit}). {level(lands)}"
+    )
     save(made, path)
 
 

@@ -39,7 +39,7 @@ def gridded(alphas: Array) -> NDArray[np.bool_]:
     The uniform weighting lies amid three points of most grids: with it their noise is a spot of its own size.
     """
     for n in range(100, FINE - 1, -1):  # a fine grid holds coarser ones
-        on = (np.abs(alphas * n - np.round(alphas * n)) < 1e-6).all(axis=1)
+        on = np.asarray((np.abs(alphas * n - np.round(alphas * n)) < 1e-6).all(axis=1))
         if on.sum() == (n + 1) * (n + 2) // 2:
             return on
     return np.ones(len(alphas), dtype=bool)
@@ -77,12 +77,13 @@ def filled(axes: Any, alphas: Array, values: Array, colours: Scale) -> None:
 def frame(axes: Any, tasks: tuple[str, ...], *, ticks: bool = True, size: float = 9) -> None:
     """Corner names, a thin border, and the weights as tick labels along the sides, each in the colour of its corner."""
     out = 0.07 if ticks else 0.1  # of the panel's width: a long name grows inwards, not into its neighbour
-    below = -0.12 if ticks else -0.07  # under the numbers of the lower side
-    places = ((0.5, 1.03), (-out, below), (1 + out, below))
+    below = -2.1 * size if ticks else -0.9 * size  # points: under the numbers of the lower side
+    places = ((0.5, 1, 4.0), (-out, 0, below), (1 + out, 0, below))
     inks = CORNERS if ticks else (INK,) * 3
-    for name, (x, y), side, ink in zip(tasks, places, ("center", "left", "right"), inks, strict=True):
-        axes.text(x, y, plain(name, width=15), transform=axes.transAxes, fontsize=size, color=ink, ha=side,
-                  va="bottom" if y > 1 else "top", linespacing=1.05)  # fmt: skip
+    for name, (x, y, off), side, ink in zip(tasks, places, ("center", "left", "right"), inks, strict=True):
+        axes.annotate(plain(name, width=15), (x, y), (0, off), xycoords="axes fraction", textcoords="offset points",
+                      fontsize=size, color=ink, ha=side, va="bottom" if y else "top", linespacing=1.05,
+                      annotation_clip=False)  # fmt: skip
     at = [0.2, 0.4, 0.6, 0.8]
     for axis, ink in zip((axes.taxis, axes.laxis, axes.raxis), CORNERS, strict=True):
         axis.set_ticks(at if ticks else [])
