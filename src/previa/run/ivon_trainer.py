@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
@@ -15,7 +16,7 @@ from previa.errors import InputError, MissingExtraError
 from previa.fit.ivon import IVON
 from previa.run.ivon_checkpoint import FILE, ivon_provenance, memory_note, write_posterior
 from previa.run.live import evaluating
-from previa.run.optimizers import ivon_in, optimizer_of
+from previa.run.optimizers import check_whole, ivon_in, optimizer_of
 from previa.run.recipe import IvonRecipe
 from previa.run.records import make_folder
 
@@ -92,11 +93,14 @@ class IvonTrainer(Trainer):
 
     def _loss_divides(self, batch: Any, items: Any) -> bool | None:
         """Whether the loss of a batch depends on the number of items; None where it is zero."""
-        assert self.model is not None
-        with evaluating(self.model), self.compute_loss_context_manager():
+        model: Any = self.model
+        some = (
+            items.flatten()[0] if isinstance(items, Tensor) else items
+        )  # with DataParallel one number a device
+        with evaluating(model), self.compute_loss_context_manager():
             one, two = (
-                float(self.compute_loss(self.model, dict(self._prepare_inputs(batch)), num_items_in_batch=n))
-                for n in (items, 2 * items)
+                float(self.compute_loss(model, dict(self._prepare_inputs(batch)), num_items_in_batch=n))  # type: ignore[arg-type]
+                for n in (some, 2 * some)
             )
         return None if one == two == 0 else one != two
 
@@ -148,7 +152,7 @@ class IvonTrainer(Trainer):
             raise InputError(
                 "IvonTrainer: fp16 with loss scaling skips steps whose samples would stay. Use bf16=True, or neither."
             )
-        check_whole(self.accelerator, "IvonTrainer")
+        check_whole(self.accelerator.distributed_type, "IvonTrainer")
         for name, own in (("learning_rate", ivon.lr), ("weight_decay", ivon.weight_decay)):
             default = type(args).__dataclass_fields__[name].default
             if getattr(args, name) not in (default, own):
@@ -191,16 +195,6 @@ class _Window(TrainerCallback):
 
 class _DroppedError(Exception):
     """Leaves a sampling context without its sample."""
-
-
-def check_whole(accelerator: Any, where: str) -> None:
-    """Raise InputError where parameters are cut between processes: IVON's noise would be the same on every piece."""
-    kind = str(getattr(accelerator.distributed_type, "value", accelerator.distributed_type))
-    if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "XLA"):
-        raise InputError(
-            f"{where}: parameters are cut between processes by {kind}, which IVON cannot follow. Use plain data parallelism: "
-            "`accelerate launch --multi_gpu`."
-        )
 
 
 def _averages_tokens(trainer: Trainer) -> bool:

@@ -49,3 +49,13 @@ def ivon_in(optimizer: Optimizer) -> IVON:
     if not isinstance(found, IVON):
         raise InputError(f"expected previa's IVON as the optimizer; found {type(found).__name__}.")
     return found
+
+
+def check_whole(distribution: object, where: str) -> None:
+    """Raise InputError where Accelerate's ``distributed_type`` cuts parameters into pieces: each would get the same noise."""
+    kind = str(getattr(distribution, "value", distribution))
+    if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "XLA"):
+        raise InputError(
+            f"{where}: parameters are cut between processes by {kind}, but every process needs them whole. Use plain data "
+            "parallelism: `accelerate launch --multi_gpu`."
+        )
