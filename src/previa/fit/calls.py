@@ -1,62 +1,25 @@
-"""One call of a unit in a forward pass, and from it the gradients of each example: by a rule, or by replaying it."""
+"""One call of a unit in a forward pass, and from it the gradients of each example: by a rule, or by running it again."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn import Module, Parameter
 
 from previa.fit.batches import map_tensors, tensors
-from previa.fit.rules import RULES, has_rule
+from previa.fit.ladder import Unit
 
 
 class NotPerExampleError(RuntimeError):
-    """A unit's call cannot be told apart by example along axis 0; squared_gradients then takes the loop."""
+    """A unit's call cannot be told apart by example along axis 0; ``names`` are the parameters that must go another way."""
 
-
-@final
-@dataclass(frozen=True)
-class Unit:
-    """A module whose calls are recorded; ``names`` maps its parameters' names inside it to the model's."""
-
-    module: Module
-    names: Mapping[str, str]
-    replay: bool
-
-
-def units_of(model: Module, trainable: Mapping[str, Parameter]) -> list[Unit] | None:
-    """Units that own all trainable parameters: layers with a rule; other owners, each with all below it, replayed.
-
-    None where that cannot be done: the model itself is such an owner, or a module lies in two units.
-    """
-    name_of = {parameter: name for name, parameter in trainable.items()}
-    units: list[Unit] = []
-    seen: set[Module] = set()
-
-    def visit(module: Module) -> None:
-        if module in seen:
-            return
-        seen.add(module)
-        own = {name: name_of[p] for name, p in module.named_parameters(recurse=False) if p in name_of}
-        if own and has_rule(module):
-            units.append(Unit(module, own, replay=False))
-        elif own:
-            below = {name: name_of[p] for name, p in module.named_parameters() if p in name_of}
-            units.append(Unit(module, below, replay=True))
-        else:
-            for child in module.children():
-                visit(child)
-
-    visit(model)
-    below = [child for unit in units for child in unit.module.modules() if child is not unit.module]
-    if any(unit.module is model and unit.replay for unit in units) or seen & set(below):
-        return None
-    return units
+    def __init__(self, message: str, names: Iterable[str]) -> None:
+        super().__init__(message)
+        self.names = tuple(names)
 
 
 class Call(Protocol):
@@ -64,7 +27,7 @@ class Call(Protocol):
 
     unit: Unit
 
-    def gradients(self, rows: slice, wanted: Mapping[str, str]) -> dict[str, Tensor]:
+    def gradients(self, rows: slice, wanted: Collection[str]) -> dict[str, Tensor]:
         """Gradients [b, *shape] of the examples in ``rows``, by the parameters' names inside the unit."""
         ...
 
@@ -78,18 +41,19 @@ class RuleCall:
     a: Tensor
     g: Tensor
 
-    def gradients(self, rows: slice, wanted: Mapping[str, str]) -> dict[str, Tensor]:
+    def gradients(self, rows: slice, wanted: Collection[str]) -> dict[str, Tensor]:
         """The rule's gradients."""
-        module = self.unit.module
-        return RULES[type(module)](module, self.a[rows], self.g[rows], wanted)
+        assert self.unit.rule is not None
+        return self.unit.rule(self.unit.module, self.a[rows], self.g[rows], wanted)
 
 
 @final
 @dataclass
-class ReplayCall:
-    """A call of any other unit: run again on each example alone, and differentiated there.
+class RunCall:
+    """A call of any other unit, run again: G_i = (d y_i / d theta)^T g_i with y_i = module(x_i).
 
-    G_i = (d y_i / d theta)^T g_i with y_i = module(x_i). Arguments with B entries along axis 0 are cut, others shared.
+    "copies": on all examples at once, with theta copied for each, [B, 1, ..., *shape], as it is broadcast in norms, class
+    tokens and positions. "replay": on each example alone. Arguments with B entries along axis 0 are cut, others shared.
     """
 
     unit: Unit
@@ -98,34 +62,64 @@ class ReplayCall:
     outputs: list[Tensor]
     g: dict[int, Tensor] = field(default_factory=dict)
 
-    def gradients(self, rows: slice, wanted: Mapping[str, str]) -> dict[str, Tensor]:
-        """Gradients of the replayed examples. Raises NotPerExampleError where a replay differs from the recording."""
-        each = [self._gradients(i, wanted) for i in range(*rows.indices(self.examples))]
-        return {name: torch.stack([grads[name] for grads in each]) for name in wanted}
+    def gradients(self, rows: slice, wanted: Collection[str]) -> dict[str, Tensor]:
+        """Gradients of these examples. Raises NotPerExampleError where the module gives another output than recorded."""
+        if self.unit.way == "copies":
+            return self._run(rows, wanted)
+        each = [self._run(slice(i, i + 1), wanted) for i in range(*rows.indices(self.examples))]
+        return {name: torch.cat([grads[name] for grads in each]) for name in wanted}
 
-    def _gradients(self, i: int, wanted: Mapping[str, str]) -> dict[str, Tensor]:
+    def _run(self, rows: slice, wanted: Collection[str]) -> dict[str, Tensor]:
+        first, last, _ = rows.indices(self.examples)
+
         def cut(tensor: Tensor) -> Tensor:
             own = tensor.dim() and len(tensor) == self.examples
-            return (tensor[i : i + 1] if own else tensor).detach()
+            return (tensor[first:last] if own else tensor).detach()
 
-        module = self.unit.module
-        params = {name: module.get_parameter(name).detach().requires_grad_() for name in self.unit.names}
+        shapes = {name: self.unit.module.get_parameter(name).shape for name in self.unit.names}
+        leaves = {name: self._leaf(name, last - first) for name in self.unit.names}
         args, kwargs = map_tensors(cut, self.arguments)
         try:
             with torch.enable_grad():
-                outputs = float_tensors(functional_call(module, params, args, kwargs))
-        except RuntimeError as error:
-            raise NotPerExampleError(f"{type(module).__name__} cannot run on one example alone") from error
+                outputs = float_tensors(functional_call(self.unit.module, leaves, args, kwargs))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a module of the user's raises on what it was not made for
+            raise self._unlike("cannot run again") from error
         for j, g in self.g.items():
-            if len(g) != self.examples or not _same(outputs[j], self.outputs[j][i : i + 1]):
-                raise NotPerExampleError(f"{type(module).__name__} gives another output on one example alone")
+            if len(g) != self.examples or len(outputs) <= j or not _same(outputs[j], self.outputs[j][rows]):
+                raise self._unlike("gives another output")
         used = [j for j in self.g if outputs[j].requires_grad]
-        g_i = [self.g[j][i : i + 1].to(outputs[j].dtype) for j in used]
-        leaves = [params[name] for name in wanted]
-        found = torch.autograd.grad([outputs[j] for j in used], leaves, g_i, allow_unused=True)
-        dense = [g.to_dense() if g is not None and g.is_sparse else g for g in found]
-        zeros = torch.zeros_like
-        return {n: zeros(params[n]) if g is None else g for n, g in zip(wanted, dense, strict=True)}
+        found = torch.autograd.grad(
+            [outputs[j] for j in used],
+            [leaves[name] for name in wanted],
+            [self.g[j][rows].to(outputs[j].dtype) for j in used],
+            allow_unused=True,
+        )
+        grads = {}
+        for name, grad in zip(wanted, found, strict=True):
+            dense = torch.zeros_like(leaves[name]) if grad is None else grad.to_dense()
+            grads[name] = dense.reshape(last - first, *shapes[name])
+        return grads
+
+    def _leaf(self, name: str, examples: int) -> Tensor:
+        parameter = self.unit.module.get_parameter(name).detach()
+        if self.unit.way == "replay":
+            return parameter.requires_grad_()
+        shape, axes = tuple(parameter.shape), self.outputs[0].dim()
+        shape = (1,) * (axes - len(shape)) + shape
+        if shape[:1] != (1,) or parameter.numel() > _COPIED:
+            raise self._unlike(f"has no room for copies of {name!r}")
+        return parameter.view(shape).expand(examples, *shape[1:]).requires_grad_()
+
+    def _unlike(self, fault: str) -> NotPerExampleError:
+        how = "with copies of its parameters" if self.unit.way == "copies" else "on one example alone"
+        return NotPerExampleError(
+            f"{type(self.unit.module).__name__} {fault} {how}", self.unit.names.values()
+        )
+
+
+_COPIED = 1 << 22  # entries of the largest parameter that is copied: what an image model's positions have
 
 
 def float_tensors(tree: Any) -> list[Tensor]:
@@ -137,5 +131,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
     """Equal up to the rounding of a different batch size, relative to the largest entry."""
     if one.shape != other.shape:
         return False
+    if not one.numel():
+        return True
     tolerance = torch.finfo(one.dtype).eps ** 0.5 * other.abs().max()
     return bool((one - other).abs().max() <= tolerance)

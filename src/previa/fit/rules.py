@@ -26,6 +26,12 @@ def linear(module: Module, a: Tensor, g: Tensor, wanted: Collection[str]) -> dic
     return grads
 
 
+def transposed_linear(module: Module, a: Tensor, g: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+    """y = a W + b, as GPT-2 has it: G_W = sum_t a_t g_t^T, G_b = sum_t g_t."""
+    grads = linear(module, a, g, wanted)
+    return {name: grad.transpose(1, 2) if name == "weight" else grad for name, grad in grads.items()}
+
+
 def over_tokens(x: Tensor) -> Tensor:
     """[B, ..., n] as [B, T, n]; T = 1 where there is no axis between."""
     return x.unsqueeze(1) if x.dim() == 2 else x.flatten(1, -2)
@@ -152,11 +158,22 @@ RULES: dict[type[Module], Rule] = {
 }
 """Exact types only: a subclass may compute anything (Gemma's scaled embedding)."""
 
+NAMED: dict[str, Rule] = {"transformers.pytorch_utils.Conv1D": transposed_linear}
+"""Layers of a package that is not imported for their sake."""
+
+
+def rule_of(module: Module) -> Rule | None:
+    """The rule of a module's exact type, whether or not it applies to this one."""
+    kind = type(module)
+    return RULES.get(kind) or NAMED.get(f"{kind.__module__}.{kind.__qualname__}")
+
 
 def has_rule(module: Module) -> bool:
-    """Whether ``module`` is exactly a layer of RULES, and computes what that type computes."""
+    """Whether ``module`` is exactly a layer with a rule, and computes what that type computes."""
     plain = (
-        type(module) in RULES and "forward" not in vars(module) and not any(True for _ in module.children())
+        rule_of(module) is not None
+        and "forward" not in vars(module)
+        and not any(True for _ in module.children())
     )
     if isinstance(module, nn.Embedding) and (module.max_norm is not None or module.scale_grad_by_freq):
         return False
