@@ -464,3 +464,13 @@ def test_layouts_are_told_in_each_stacks_words(tmp_path):
     alpaca = of("llama-factory", ("instruction", "input", "output"))
     assert alpaca["columns"] == {"prompt": "instruction", "query": "input", "response": "output"}
     assert "columns" not in of("llama-factory", ("image", "label"))
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - TOKENISED - MIXED))
+def test_folders_are_named_whole(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "corpus").mkdir()
+    task = Task("a", "corpus", 50, 9.0, 1.0)
+    text = "".join(STACKS[name].export(Plan(tasks=(task,), draw=20), tmp_path / "out").files.values())
+    assert str(tmp_path / "corpus") in text
+    assert "hf_hub_url" not in text

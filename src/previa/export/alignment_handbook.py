@@ -26,7 +26,7 @@ def export(plan: Plan, folder: Path) -> Handover:
     local: list[_yaml.Value] = []
     entries: list[_yaml.Value] = []
     for i, part in enumerate(plan.parts):
-        source = {"id": part.task.path}
+        source = {"id": load_arguments(part.task.path)["path"]}
         if is_file(part.task.path):
             config = f"task{i}_" + re.sub(r"[^\w.-]", "_", part.task.name)
             local.append(

@@ -10,7 +10,7 @@ from previa.errors import InputError
 from previa.export import _yaml
 from previa.export.layouts import layout_of
 from previa.export.plan import Part, Plan
-from previa.export.sources import is_file, plain
+from previa.export.sources import is_local, plain
 from previa.export.stack import Handover, Stack
 
 _OPENAI = {
@@ -71,7 +71,7 @@ def export(plan: Plan, folder: Path) -> Handover:
 def _description(part: Part) -> Mapping[str, object]:
     where = (
         {"file_name": plain(part.task.path, f"task {part.task.name!r}")}
-        if is_file(part.task.path)
+        if is_local(part.task.path)
         else {"hf_hub_url": part.task.path}
     )
     layout = layout_of(part.task.columns)

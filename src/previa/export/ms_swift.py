@@ -7,7 +7,7 @@ from pathlib import Path
 from previa.errors import InputError
 from previa.export import _shell
 from previa.export.plan import Plan
-from previa.export.sources import is_file, plain
+from previa.export.sources import is_local, plain
 from previa.export.stack import Handover, Stack
 
 
@@ -21,9 +21,9 @@ def export(plan: Plan, folder: Path) -> Handover:
     words = []
     for part in plan.parts:
         path = part.task.path
-        if is_file(path):
+        if is_local(path):
             path = plain(path, f"task {part.task.name!r}")
-        if is_file(path) and ("::" in path or path != path.strip()):
+        if is_local(path) and ("::" in path or path != path.strip()):
             raise InputError(
                 f"task {part.task.name!r}: ms-swift would not read {path!r} as one path, for its '::' or blanks at its ends. "
                 "Rename it."

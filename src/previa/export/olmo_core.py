@@ -20,7 +20,8 @@ def export(plan: Plan, folder: Path) -> Handover:
 
     `max_repetition_ratio` >= 1 has to allow the epochs of a task, or nothing is built; `requested_tokens`, of the config that
     takes this list, are all tokens drawn. Format: `SourceMixtureConfig` and `SourceMixtureDatasetConfig.build` in
-    src/olmo_core/data/source_mixture.py of allenai/OLMo-core, 2.5.0 (fa6c501). Raises InputError.
+    src/olmo_core/data/source_mixture.py of allenai/OLMo-core, 2.5.0 (fa6c501); both of 3.0.0 gave the planned tokens.
+    Raises InputError.
     """
     ratios = blend_weights(plan)
     sources: list[_yaml.Value] = []

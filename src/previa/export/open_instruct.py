@@ -7,7 +7,7 @@ from pathlib import Path
 from previa.errors import InputError
 from previa.export import _shell
 from previa.export.plan import Plan
-from previa.export.sources import is_file, plain
+from previa.export.sources import is_file, is_local, plain
 from previa.export.stack import Handover, Stack
 
 
@@ -21,9 +21,9 @@ def export(plan: Plan, folder: Path) -> Handover:
     lines = []
     for part in plan.parts:
         path = part.task.path
-        if is_file(path):
+        if is_local(path):
             path = plain(path, f"task {part.task.name!r}")
-            if not path.endswith((".jsonl", ".parquet")):
+            if is_file(path) and not path.endswith((".jsonl", ".parquet")):
                 raise InputError(
                     f"task {part.task.name!r}: open-instruct reads .jsonl and .parquet files, not {Path(path).name}. Write it as "
                     "JSON Lines, or use --materialise."

@@ -32,7 +32,12 @@ def load_arguments(path: str) -> dict[str, str]:
     """
     if is_file(path):
         return {"path": LOADERS[Path(path).suffix.lower()], "data_files": glob.escape(absolute(path))}
-    return {"path": absolute(path) if Path(path).exists() else path}
+    return {"path": absolute(path) if is_local(path) else path}
+
+
+def is_local(path: str) -> bool:
+    """Whether this is a data file, by its name, or a file or folder that is there: no name of the Hub."""
+    return is_file(path) or Path(path).exists()
 
 
 def absolute(path: str) -> str:

@@ -18,7 +18,7 @@ def export(plan: Plan, folder: Path) -> Handover:
     So a task that is needed more than once is listed once for each pass, the last one cut; and where no task is used up,
     N is larger than what is to be drawn, which `num_train_epochs` < 1 corrects, for the trainer shuffles.
     Format: `DatasetConfig` and `get_dataset` in trl/scripts/utils.py of huggingface/trl, 1.10.0.dev0 (f2cd577); `fraction`
-    came with 1.8.0 (ca8cabd).
+    came with 1.8.0 (ca8cabd). Its own parser and `get_dataset` of 1.16.0 gave the planned rows.
     """
     entries: list[_yaml.Value] = []
     kept = []
