@@ -10,7 +10,7 @@ from torch.nn import Module, MultiheadAttention, RNNBase
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from previa.core.params import Flat
+from previa.core.params import Params
 from previa.errors import InputError
 
 
@@ -57,7 +57,7 @@ def same_losses(together: Tensor, alone: Tensor, eps: float) -> bool:
     return bool(((together - alone).abs() <= eps**0.5 * scale).all())
 
 
-def differing(fast: Flat, slow: Flat, eps: float) -> list[str]:
+def differing(fast: Params, slow: Params, eps: float) -> list[str]:
     """Names of the tensors whose root squared gradients differ by more than rounding.
 
     Allowed is sqrt(eps) of the tensor's own largest gradient, plus 32 eps of the model's largest: a gradient that is

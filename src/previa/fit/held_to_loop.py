@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from previa.core.params import Flat, Layout
+from previa.core.params import Flat, Layout, Params
 from previa.errors import InputError
 from previa.fit.agreement import differing, rounding, same_losses
 from previa.fit.calls import NotPerExampleError
@@ -30,7 +30,7 @@ class Check:
         self._looped: tuple[Flat, Tensor] | None = None
         self._in_batch: Flat | None = None
 
-    def hold(self, fast: Flat, together: Tensor, targets: Tensor | None, without: Collection[str]) -> None:
+    def hold(self, fast: Params, together: Tensor, targets: Tensor | None, without: Collection[str]) -> None:
         """Raise NotPerExampleError, with the parameters that differ, unless the loop finds what ``fast`` holds.
 
         together: losses [C, k] in the batch, from the fast pass. without: parameters that ``fast`` does not hold.
@@ -47,7 +47,7 @@ class Check:
         if wrong:
             raise NotPerExampleError(f"{len(wrong)} tensors differ from the loop, {wrong[0]!r} first", wrong)
 
-    def _wrong(self, fast: Flat, slow: Flat, eps: float, without: Collection[str]) -> list[str]:
+    def _wrong(self, fast: Params, slow: Flat, eps: float, without: Collection[str]) -> list[str]:
         return [name for name in differing(fast, slow, eps) if name not in without]
 
     def _by_loop(self, targets: Tensor | None) -> tuple[Flat, Tensor]:

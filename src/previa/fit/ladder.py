@@ -49,9 +49,10 @@ class Ladder:
         itself = self._own(model)
         if itself and not has_rule(model):
             self.looped = tuple(itself.values())
-
-    def units(self) -> list[Unit]:
+        self.units = self._units()
         """The modules to be recorded, with the parameters whose gradients they give."""
+
+    def _units(self) -> list[Unit]:
         units = []
         for module in dict.fromkeys(self._modules.values()):
             names = {
@@ -69,7 +70,7 @@ class Ladder:
     def ways(self) -> dict[str, str]:
         """name -> "hook", "replay" or "loop"."""
         ways = dict.fromkeys(self._paths, "loop")
-        for unit in self.units():
+        for unit in self.units:
             way = "hook" if unit.rule is not None else "replay"
             ways |= {name: "replay" if ways[name] == "replay" else way for name in unit.names.values()}
         return ways
@@ -87,6 +88,7 @@ class Ladder:
                 self._replayed[name] = path
             else:
                 self.looped += (name,)
+        self.units = self._units()
 
     def _above(self, name: str) -> str:
         if name in self._replayed:

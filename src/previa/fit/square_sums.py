@@ -20,6 +20,7 @@ from previa.fit.held_to_loop import Check
 from previa.fit.labels import Labels
 from previa.fit.ladder import Ladder
 from previa.fit.loop import one_by_one
+from previa.fit.squares import Space
 from previa.fit.tape import Part, Tape
 
 Split = Callable[[Any], Sequence[Any]]
@@ -69,9 +70,11 @@ class SquareSums:
         self._total: Tensor | None = None
         self._ladder = Ladder(model, self._trainable)
         self._axes: dict[Module, str] = {}
+        self._space = Space()
         self._check = check
         self._note = "parameters belong to the model itself" if self._ladder.looped else ""
-        self._small = [t for t in self._sums.values() if t.numel() <= _CACHE]
+        self._views = dict(self._sums)
+        self._small = [t for t in self._views.values() if t.numel() <= _CACHE]
         self._drawn: Tensor | None = None  # labels of the batch at work: the same however often it is tried
         self._batches = self._pending = 0
         self._first = 0  # of the batches whose squares are still in float32
@@ -117,15 +120,20 @@ class SquareSums:
                 "squared_gradients got no examples: the iterable of batches is empty, or was used up before."
             )
         total = self.total
-        mean = Flat(total.layout, (total.vector / self.examples).to(torch.float32))
+        mean = Flat(total.layout, torch.empty(total.layout.size, device=total.vector.device))
+        torch.div(total.vector, self.examples, out=mean.vector)
         return SquaredGradients(mean, self.examples, self._labels.mode, self._ladder.ways(), self._note)
 
     def _add(self, batch: Any, examples: Sequence[Any], index: int) -> None:
         """By the tape, with each parameter on the rung where that holds; those that have none left by the loop."""
         check = Check(self._model, self._labels, batch, examples, index, self._check)
-        before = self._sums.vector.clone() if self._pending else None
         while len(self._ladder.looped) < len(self._trainable):
-            tape = Tape(self._ladder.units(), len(examples), self._axes)
+            units = self._ladder.units
+            late = self._pending and any(
+                unit.rule is None for unit in units
+            )  # may turn out wrong when sums are in
+            before = self._sums.vector.clone() if late else None
+            tape = Tape(units, len(examples), self._axes, self._space)
             try:
                 self._by_tape(tape, batch, len(examples), check)
                 break
@@ -139,20 +147,20 @@ class SquareSums:
                 if not tape.expanded:
                     raise
                 self._climb(tape.expanded, f"a shared tensor cannot be copied for each example: {error}")
-            if before is None:
-                self._sums.vector.zero_()
-            else:
+            if before is not None:
                 self._sums.vector.copy_(before)
-        if looped := {name: self._sums[name] for name in self._ladder.looped}:
+            elif not self._pending:
+                self._sums.vector.zero_()
+        if looped := {name: self._views[name] for name in self._ladder.looped}:
             one_by_one(self._model, examples, self._labels, looped, self._drawn)
         if len(examples) > 1:  # one example alone says nothing about the axis of examples
             self._check = 0
 
     def _by_tape(self, tape: Tape, batch: Any, examples: int, check: Check) -> None:
         """One pass with hooks. Raises NotPerExampleError where it cannot be trusted."""
-        checked = _zeros(self._trainable) if check.examples else self._sums
+        checked = dict(_zeros(self._trainable)) if check.examples else self._views
         k = check.examples
-        parts: list[Part] = [(slice(0, k), checked)] * bool(k) + [(slice(k, examples), self._sums)]
+        parts: list[Part] = [(slice(0, k), checked)] * bool(k) + [(slice(k, examples), self._views)]
         with tape.recording(self._trainable, batch):
             outputs = self._labels.outputs(self._model, batch, examples)
         if self._drawn is None:
@@ -163,7 +171,8 @@ class SquareSums:
         if k:
             together = torch.stack([losses.detach()[:k] for losses in terms])
             check.hold(checked, together, self._drawn, self._ladder.looped)
-            self._sums.vector.add_(checked.vector)
+            for name, sums in self._views.items():
+                sums.add_(checked[name])
 
     def _climb(self, names: Sequence[str], reason: str) -> None:
         before = set(self._ladder.looped)
@@ -184,11 +193,14 @@ class SquareSums:
             return
         self._pending = 0
         size = _CACHE if total.device.type == "cpu" else _DEVICE
+        buffer = total.new_empty(
+            min(size, len(total))
+        )  # one for all: memory that is new to a process costs a fault a page
         finite = True
         for start in range(0, len(total), size):
             piece = self._sums.vector[start : start + size]
-            wide = piece.to(torch.float64)
-            total[start : start + size] += wide
+            wide = buffer[: len(piece)].copy_(piece)
+            total[start : start + size].add_(wide)
             finite = finite and bool(torch.isfinite(wide.sum()))
             if finite:
                 piece.zero_()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +13,25 @@ from torch.nn import Module
 from previa.fit.ladder import Unit
 from previa.fit.rules import embedding, example_tokens, linear, over_tokens, transposed_linear
 
-# Entries of per-example gradients held at a time. On a CPU they stay in its cache (2 MB of float32 was fastest for
-# layers from 256x256 to 1024x256); an accelerator prefers few large kernels.
-CACHE, DEVICE = 1 << 19, 1 << 27
+# Entries of per-example gradients held at a time. On a CPU they stay in its last cache (4 MB of float32 was fastest for
+# layers from 384x384 to 1536x384: smaller pieces fit the inner cache, but cost more calls of the matrix product than they
+# save); an accelerator prefers few large kernels.
+CACHE, DEVICE = 1 << 20, 1 << 27
+
+
+@final
+class Space:
+    """Memory for products, used again and again: new memory costs a page fault each 4 kB, as much as the arithmetic."""
+
+    def __init__(self) -> None:
+        self._held: Tensor | None = None
+
+    def take(self, like: Tensor, *shape: int) -> Tensor:
+        """An uninitialised tensor of this shape, valid until the next one is taken."""
+        size, held = math.prod(shape), self._held
+        if held is None or len(held) < size or held.dtype != like.dtype or held.device != like.device:
+            held = self._held = like.new_empty(size)
+        return held[:size].view(shape)
 
 
 def chunk(entries: int, device: torch.device) -> int:
@@ -30,13 +48,13 @@ def add_square(total: Tensor, grads: Tensor) -> None:
         total.add_(grads.square().sum(0))
 
 
-def add_squares(unit: Unit, a: Tensor, g: Tensor, into: Mapping[str, Tensor]) -> None:
+def add_squares(unit: Unit, a: Tensor, g: Tensor, into: Mapping[str, Tensor], space: Space) -> None:
     """into[local] += sum_b G_b^2 for parameters of a layer with a rule, from its input a and output gradient g."""
     if not len(g):
         return
     assert unit.rule is not None
     if unit.rule is linear or unit.rule is transposed_linear:
-        _linear(a, g, into, transposed=unit.rule is transposed_linear)
+        _linear(a, g, into, space, transposed=unit.rule is transposed_linear)
     elif unit.rule is embedding:
         _embedding(unit.module, a, g, into["weight"])
     else:
@@ -47,15 +65,15 @@ def add_squares(unit: Unit, a: Tensor, g: Tensor, into: Mapping[str, Tensor]) ->
                 add_square(total, grads[name])
 
 
-def _linear(a: Tensor, g: Tensor, into: Mapping[str, Tensor], *, transposed: bool) -> None:
+def _linear(a: Tensor, g: Tensor, into: Mapping[str, Tensor], space: Space, *, transposed: bool) -> None:
     a, g = over_tokens(a), over_tokens(g)
     if "bias" in into:
         add_square(into["bias"], g.sum(1))
     if "weight" in into:
-        add_products(*((a, g) if transposed else (g, a)), into["weight"])
+        add_products(*((a, g) if transposed else (g, a)), into["weight"], space)
 
 
-def add_products(left: Tensor, right: Tensor, total: Tensor) -> None:
+def add_products(left: Tensor, right: Tensor, total: Tensor, space: Space) -> None:
     """total [m, n] += sum_b (left_b^T right_b)^2 of ``left`` [B, T, m] and ``right`` [B, T, n].
 
     One row an example: (left^2)^T (right^2), without the products. A sequence: each product is squared in the cache.
@@ -67,12 +85,12 @@ def add_products(left: Tensor, right: Tensor, total: Tensor) -> None:
     n = min(len(left), chunk(rows * total.shape[1], left.device))
     for row in range(0, total.shape[0], rows):
         part, left_part = total[row : row + rows], left[:, :, row : row + rows].transpose(1, 2)
-        grads = left.new_empty(n, *part.shape)
+        grads = space.take(left, n, *part.shape)
         for start in range(0, len(left), n):
             these = left_part[start : start + n]
-            grads = grads[: len(these)]
-            torch.bmm(these, right[start : start + n], out=grads)
-            add_square(part, grads)
+            found = grads[: len(these)]
+            torch.bmm(these, right[start : start + n], out=found)
+            add_square(part, found)
 
 
 def _embedding(module: Module, tokens: Tensor, g: Tensor, total: Tensor) -> None:

@@ -15,7 +15,7 @@ from previa.fit.batches import map_tensors, tensors
 from previa.fit.calls import Call, NotPerExampleError, RuleCall, RunCall, float_tensors
 from previa.fit.ladder import Unit
 from previa.fit.lookups import lookups
-from previa.fit.squares import add_square, add_squares, chunk
+from previa.fit.squares import Space, add_square, add_squares, chunk
 from previa.fit.tied import add_tied, can_tie
 
 Part = tuple[slice, Mapping[str, Tensor]]
@@ -30,13 +30,15 @@ class Tape:
     added up first, and units that are run again wait as well, since autograd does not nest well.
     """
 
-    def __init__(self, units: Sequence[Unit], examples: int, axes: dict[Module, str]) -> None:
+    def __init__(self, units: Sequence[Unit], examples: int, axes: dict[Module, str], space: Space) -> None:
         self._units = units
         self._examples = examples
+        self._space = space
         self._axes = axes  # what a layer's first axis is: found in the first batch, then expected
         self._uses: Counter[str] = Counter()
         self._roots: list[Tensor] = []
         self._parts: Sequence[Part] = ()
+        self._retain = False
         self._waiting: list[Call] = []
         self._runs: list[RunCall] = []
         self._expanded: dict[str, str] = {}
@@ -70,7 +72,7 @@ class Tape:
 
         Raises NotPerExampleError where a unit's call cannot be told apart by example.
         """
-        self._parts = parts
+        self._parts, self._retain = parts, retain
         if self._roots and losses.requires_grad:
             torch.autograd.grad(losses.sum(), self._roots, retain_graph=retain, allow_unused=True)
         with torch.no_grad():
@@ -98,7 +100,8 @@ class Tape:
             self._expanded |= dict.fromkeys(unit.names.values(), axis)
             a = self._expand(a, axis)
             rooted = self._expand(rooted, axis)
-        rooted.register_hook(lambda g: self._arrived(unit, a, g))
+        held = [a]
+        rooted.register_hook(lambda g: self._arrived(unit, held, g))
         return rooted
 
     def _keep_run(self, unit: Unit) -> Any:
@@ -149,18 +152,21 @@ class Tape:
         tensor = tensor if axis == "one" else tensor.unsqueeze(0)
         return tensor.expand(self._examples, *tensor.shape[1:])
 
-    def _arrived(self, unit: Unit, a: Tensor, g: Tensor) -> None:
+    def _arrived(self, unit: Unit, held: list[Tensor], g: Tensor) -> None:
         """The gradient of a recorded output is here: square what has one use, keep the rest for the end."""
         names = unit.names
         dtype = next(iter(self._parts[0][1].values())).dtype
         g = g.to(dtype)
-        a = a.to(dtype) if a.is_floating_point() else a
+        a = held[0].to(dtype) if held[0].is_floating_point() else held[0]
+        if not self._retain:
+            held.clear()  # its memory serves the gradients to come, as autograd's own saved tensors do
         alone = [local for local, name in names.items() if self._uses[name] == 1]
         if len(alone) < len(names):
             self._waiting.append(RuleCall(unit, a, g))
         if alone:
             for rows, into in self._parts:
-                add_squares(unit, a[rows], g[rows], {local: into[names[local]] for local in alone})
+                sums = {local: into[names[local]] for local in alone}
+                add_squares(unit, a[rows], g[rows], sums, self._space)
 
     def _square_waiting(self, calls: Sequence[Call]) -> None:
         """Sum the gradients of all uses of a parameter, example by example, then square; one parameter at a time."""
