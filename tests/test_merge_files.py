@@ -21,7 +21,7 @@ from previa.core.diagonal import Diagonal
 from previa.core.isotropic import Isotropic
 from previa.core.merge import merge
 from previa.errors import AlphaError, FileError, InputError, NotFiniteError, ParamsError, PrecisionError
-from previa.io import checkpoint, merge_files
+from previa.io import checkpoint, pieces
 from previa.io.checkpoint import open_checkpoint, save_checkpoint
 from previa.io.merge_files import merge_checkpoints
 from previa.io.posterior_file import save_posterior
@@ -174,7 +174,7 @@ def test_the_size_of_a_piece_is_irrelevant(
 ) -> None:
     expected = study.merged((0.5, 0.3, 0.2), hessian=hessian)
     for piece in (1, 5):
-        monkeypatch.setattr(merge_files, "PIECE", piece)
+        monkeypatch.setattr(pieces, "PIECE", piece)
         assert_equal(study.merged((0.5, 0.3, 0.2), hessian=hessian), expected)
 
 
@@ -425,7 +425,7 @@ def test_only_one_piece_of_one_tensor_is_read_at_a_time(
         return tensor
 
     monkeypatch.setattr(checkpoint, "read", read)
-    monkeypatch.setattr(merge_files, "PIECE", 4)
+    monkeypatch.setattr(pieces, "PIECE", 4)
     alpha, out = (0.5, 0.3, 0.1), study.folder / "merged"
     merge_checkpoints(study.base, study.tasks, alpha, out, precisions=study.precisions, prior_precision=1.0)
     assert set(order) == {"head.weight", "scale", "head.bias"}

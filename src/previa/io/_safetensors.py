@@ -11,7 +11,7 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,8 @@ CODES = {dtype: code for code, dtype in DTYPES.items()}
 PICKLED = {b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"}  # torch.save's zip, and bare pickles
 CONVERT = (
     "it is a pickle, which can run code when it is read; expected safetensors. If you trust it, convert it once: "
-    'previa.io.save_checkpoint("model.safetensors", torch.load("{name}", map_location="cpu", weights_only=True)).'
+    'previa.io.save_checkpoint("model.safetensors", torch.load("{name}", map_location="cpu", weights_only=True)). '
+    "previa merge --allow-pickle reads it as it is."
 )
 
 
@@ -169,13 +170,13 @@ def check_finite(tensor: Tensor, where: str) -> None:
 Specs = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
-def write(path: Path, specs: Specs, tensor: Callable[[str], Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, asking ``tensor(name)`` for one tensor at a time; see written_beside.
+def aligned(specs: Specs) -> list[str]:
+    """Names by falling element size: an order of the data in which all tensors are aligned."""
+    return sorted(specs, key=lambda name: -specs[name][0].itemsize)
 
-    Names keep the order of ``specs`` in the header; the data lie by falling element size, so that all are aligned.
-    Raises FileError; ParamsError where a tensor is not what ``specs`` promised.
-    """
-    order = sorted(specs, key=lambda name: -specs[name][0].itemsize)
+
+def header_bytes(specs: Specs, order: Sequence[str], metadata: Mapping[str, str]) -> bytes:
+    """The first bytes of a file that lists ``specs`` and whose data lie in ``order``."""
     place, start = {}, 0
     for name in order:
         dtype, shape = specs[name]
@@ -186,15 +187,30 @@ def write(path: Path, specs: Specs, tensor: Callable[[str], Tensor], metadata: M
         header[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": place[name]}
     raw = json.dumps(header, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)
+    return len(raw).to_bytes(8, "little") + raw
+
+
+def write(path: Path, specs: Specs, tensor: Callable[[str], Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, asking ``tensor(name)`` for one tensor at a time; see written_beside.
+
+    Names keep the order of ``specs`` in the header; the data lie by falling element size, so that all are aligned.
+    Raises FileError; ParamsError where a tensor is not what ``specs`` promised.
+    """
+    order = aligned(specs)
     with written_beside(path) as file:
-        file.write(len(raw).to_bytes(8, "little") + raw)
+        file.write(header_bytes(specs, order, metadata))
         for name in order:
             value, (dtype, shape) = tensor(name).detach().cpu(), specs[name]
             if tuple(value.shape) != shape:
                 raise ParamsError(
                     f"{path}: tensor {name!r} has shape {tuple(value.shape)}, announced as {shape}."
                 )
-            file.write(value.to(dtype).contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            file.write(as_bytes(value.to(dtype)))
+
+
+def as_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor, row by row, as they lie in a file."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 @contextmanager

@@ -166,15 +166,21 @@ def _kind(value: object) -> str:
     return "a tensor without data (device 'meta')" if value.is_meta else f"a tensor of layout {value.layout}"
 
 
-def _weights_in(folder: Path) -> Path:
-    """The one weights file, or index, in a folder."""
+def weights_in(folder: Path) -> Path | None:
+    """The one weights file, or index, in a folder; None where there is none. Raises FileError: two kinds of them."""
     found = [name for name in WEIGHTS if (folder / name).is_file()]
-    if len(found) == 1:
-        return folder / found[0]
-    if found:
+    if len(found) > 1:
         raise FileError(
             f"{folder}: holds both {' and '.join(found)}. Give the path of the file that you mean."
         )
+    return folder / found[0] if found else None
+
+
+def _weights_in(folder: Path) -> Path:
+    """The one weights file, or index, in a folder. Raises FileError, saying what is there instead."""
+    found = weights_in(folder)
+    if found is not None:
+        return found
     expected = f"expected {', '.join(WEIGHTS[:-1])} or {WEIGHTS[-1]}"
     others = sorted(file.name for file in folder.iterdir() if file.suffix == ".safetensors")
     if others:
