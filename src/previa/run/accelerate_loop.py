@@ -87,14 +87,18 @@ def finetune_accelerated(
     loop = Loop() if loop is None else loop
     recipe = mixture.recipe
     optimizer = optimizer_of(model, recipe.optimizer, ess=mixture.shares.ess, seed=mixture.seed)
-    facts = {**mixture.facts(), "loop": _what_counts(loop), "start": digest(*trainable(model).values())}
+    facts = {**mixture.facts(), "loop": _what_counts(loop)}
     if start is not None and isinstance(optimizer, IVON):
         optimizer.load_posterior(model, start, ess=start_ess)
         facts["posterior"] = [digest(*start.natural()), start_ess]
     losses = torch.zeros(recipe.steps, dtype=torch.float64)
     started = time.perf_counter()
     with _prepared(accelerator, model, optimizer) as (prepared, wrapped), _own_randomness(model):
+        facts["start"] = digest(
+            *trainable(model).values()
+        )  # by now the first process's parameters are everybody's
         first = 0 if state is None else load_state(state, model, optimizer, losses, facts)
+        _check_same(accelerator, first, state)
         steps = Steps(accelerator, prepared, wrapped, optimizer, mixture, loss, collate, loop)
         for step in range(first, recipe.steps):
             for group in optimizer.param_groups:
@@ -151,6 +155,15 @@ def _own_randomness(model: Module) -> Iterator[None]:
 def _what_counts(loop: Loop) -> dict[str, Any]:
     """The loop's settings that the result rests on: how often it is saved is not one, nor how it is cut."""
     return {"clip_norm": loop.clip_norm, "schedule": loop.schedule, "warmup": loop.warmup}
+
+
+def _check_same(accelerator: Accelerator, first: int, state: Path | None) -> None:
+    """Raise InputError where some processes found a state to go on from and others did not."""
+    each = accelerator.gather(torch.tensor([first], device=accelerator.device)).tolist()
+    if len(set(each)) > 1:
+        raise InputError(
+            f"{state}: the processes would go on from steps {each}. Let all of them see the same folder."
+        )
 
 
 def _check(accelerator: Accelerator, mixture: Mixture, start: Diagonal | None) -> None:
