@@ -8,6 +8,7 @@ import argparse
 import gzip
 import io
 import itertools
+import lzma
 import os
 import platform
 import struct
@@ -129,6 +130,12 @@ def idx(path: str | Path) -> NDArray[np.uint8]:
     start = 4 + 4 * dimensions
     shape = struct.unpack(f">{dimensions}I", content[4:start])
     return np.frombuffer(content[start:], np.uint8).reshape(shape)
+
+
+def tsv(name: str) -> list[list[str]]:
+    """The rows of a *.tsv.xz of the data folder, as tsv("sentiment/sst2_train.tsv.xz"): label, perhaps more, text."""
+    with lzma.open(data(*name.split("/")), "rt", encoding="utf8") as file:
+        return [line.rstrip("\n").split("\t") for line in file]
 
 
 def weightings(T: int, steps: int, sizes: Sequence[float] = ()) -> NDArray[np.float64]:
