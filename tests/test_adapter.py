@@ -1,151 +1,380 @@
-"""Merging LoRA folders: PEFT itself is the oracle, for the update of every module and for the model's outputs."""
+"""Merging LoRA folders: PEFT itself is the oracle, for the update of every module and for what the model computes."""
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
+from safetensors.torch import save_file
+from torch import Tensor
+
+from previa.core.diagonal import Diagonal
+from previa.core.merge import merge
+from previa.errors import AlphaError, FileError, NotFiniteError, ParamsError
+from previa.io import adapter_rows
+from previa.io.adapter import merge_adapters
+from previa.io.posterior_file import save_posterior
+from previa.io.provenance import Provenance
+from tiny_adapters import (
+    ALPHA,
+    CONFIG,
+    EXACT,
+    MODELS,
+    TASKS,
+    ULP,
+    WEIGHTS,
+    Study,
+    assert_close,
+    config,
+    tensors,
 )
 
-from previa.io.adapter import merge_adapters
-
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # of peft and transformers
-
-TASKS = ("de", "fr", "cs")
-ALPHA = (0.5, 0.3, 0.2)
-ULP = 1e-7  # one rounding to float32
-EXACT = 1e-6  # float32 rounds B and A to 6e-8 of each entry, and PEFT multiplies in float32
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::UserWarning"
+)  # of peft and transformers
 
 
-def llama() -> nn.Module:
-    size = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "max_position_embeddings": 16}
-    return LlamaForCausalLM(
-        LlamaConfig(**size, num_hidden_layers=2, num_attention_heads=2, bos_token_id=0, eos_token_id=1)
-    )
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return Study(tmp_path)
 
 
-def bert() -> nn.Module:
-    size = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "max_position_embeddings": 16}
-    return BertForSequenceClassification(
-        BertConfig(**size, num_hidden_layers=1, num_attention_heads=2, num_labels=3)
-    )
-
-
-def gpt2() -> nn.Module:
-    return GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=32, n_embd=16, n_layer=1, n_head=2, n_positions=16, bos_token_id=0, eos_token_id=1
-        )
-    )
-
-
-MODELS: Mapping[str, tuple[Callable[[], nn.Module], dict[str, object]]] = {
-    "llama": (llama, {"target_modules": ["q_proj", "v_proj", "down_proj"], "task_type": "CAUSAL_LM"}),
-    "bert": (bert, {"target_modules": ["query", "word_embeddings", "dense"], "task_type": "SEQ_CLS"}),
-    "gpt2": (gpt2, {"target_modules": ["c_attn", "c_fc"], "task_type": "CAUSAL_LM", "fan_in_fan_out": True}),
-}
-
-
-class Study:
-    """A base model and LoRA folders of three tasks that started from one initialisation."""
-
-    def __init__(self, folder: Path, kind: str = "llama", **settings: object) -> None:
-        self.folder = folder
-        self.make, self.settings = MODELS[kind][0], {"r": 2, "lora_alpha": 6} | MODELS[kind][1] | settings
-        torch.manual_seed(0)
-        self.model = self.make().eval()
-        self.tasks = {task: self.adapter(task, seed) for seed, task in enumerate(TASKS)}
-
-    def adapter(self, name: str, seed: int, init: int = 0, **settings: object) -> Path:
-        """A folder as after training: all that is trained has moved a little from where seed ``init`` began."""
-        torch.manual_seed(init)
-        peft = get_peft_model(copy.deepcopy(self.model), LoraConfig(**(self.settings | settings)))  # type: ignore[arg-type]
-        draw = torch.Generator().manual_seed(100 + seed)
-        with torch.no_grad():
-            for parameter in peft.parameters():
-                if parameter.requires_grad:
-                    parameter += 0.05 * torch.randn(parameter.shape, generator=draw)
-        peft.save_pretrained(str(self.folder / name))
-        return self.folder / name
-
-    def load(self, folder: Path) -> PeftModel:
-        return PeftModel.from_pretrained(copy.deepcopy(self.model), str(folder)).eval()
-
-    def deltas(self, folder: Path) -> dict[str, Tensor]:
-        """module -> its update of the weight as PEFT computes it, float64."""
-        found = self.load(folder).named_modules()
-        return {
-            name: layer.get_delta_weight("default").detach().double()
-            for name, layer in found
-            if isinstance(layer, LoraLayer)
-        }
-
-    def merge(self, alpha: tuple[float, ...] = ALPHA, **more: object) -> Path:
-        out = self.folder / f"merged{len(list(self.folder.iterdir()))}"
-        merge_adapters(self.tasks, [alpha], [out], **more)  # type: ignore[arg-type]
-        return out
-
-    def sum(self, alpha: tuple[float, ...] = ALPHA) -> dict[str, Tensor]:
-        """The exact weighted sum of the tasks' updates."""
-        each = [self.deltas(self.tasks[task]) for task in TASKS]
-        return {
-            name: sum(a * delta.get(name, 0.0) for a, delta in zip(alpha, each, strict=True))
-            for name in {name for delta in each for name in delta}
-        }
-
-
-def assert_close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float = EXACT) -> None:
-    assert set(found) == set(expected)
-    for name, tensor in expected.items():
-        largest = float(tensor.abs().max())
-        torch.testing.assert_close(found[name].double(), tensor.double(), rtol=0, atol=tolerance * largest)
+# --- sums of products -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_the_product_is_the_exact_weighted_sum_of_updates(kind: str, tmp_path: Path) -> None:
-    study = Study(tmp_path, kind)
-    assert_close(study.deltas(study.merge(product=True)), study.sum())
-
-
-@pytest.mark.parametrize("kind", MODELS)
-def test_the_loaded_model_computes_with_the_summed_updates(kind: str, tmp_path: Path) -> None:
-    study = Study(tmp_path, kind)
+def test_products_add_up_exactly_and_the_loaded_model_computes_with_them(kind: str, tmp_path: Path) -> None:
+    study = Study(tmp_path, kind, **({"bias": "lora_only"} if kind == "bert" else {}))
     out = study.merge(product=True)
-    expected = study.load(out)
+    exact = study.sum()
+    assert_close(study.deltas(out), exact, EXACT)
+
     plain = copy.deepcopy(study.model)
-    names = dict(plain.named_modules())
-    for name, delta in study.sum().items():
-        names[name.removeprefix("base_model.model.")].weight.data += delta.float()
-    for name, tensor in load_file(out / "adapter_model.safetensors").items():
+    for name, delta in exact.items():
+        plain.get_submodule(name).weight.data += delta.float()
+    for name, tensor in tensors(out).items():  # the head, and BERT's biases, which are averaged
         if "lora" not in name:
-            plain.get_parameter(name.removeprefix("base_model.model.")).data.copy_(tensor)
-    tokens = torch.arange(12).reshape(2, 6)
+            plain.get_parameter(
+                name.removeprefix("base_model.model.").replace(".base_layer", "")
+            ).data = tensor
     torch.testing.assert_close(
-        expected(input_ids=tokens).logits, plain(input_ids=tokens).logits, rtol=1e-5, atol=1e-5
+        study.outputs(study.load(out)), study.outputs(plain), rtol=1e-5, atol=1e-5
+    )  # PEFT adds B (A x) to W x, the oracle adds B A to W: roundings of float32 through a few layers
+
+
+def test_ranks_scalings_and_modules_may_differ_where_products_are_summed(study: Study) -> None:
+    study.tasks["fr"] = study.trained(
+        "other",
+        1,
+        study.begin("rank", 1, r=3, lora_alpha=5, use_rslora=True, target_modules=["q_proj", "o_proj"]),
     )
+    study.tasks["cs"] = study.trained(
+        "pattern",
+        2,
+        study.begin("start2", 2, rank_pattern={"layers.1.self_attn.q_proj": 4}, alpha_pattern={"v_proj": 9}),
+    )
+    out = study.merge(product=True)
+    assert_close(study.deltas(out), study.sum(), EXACT)
+    ranks = {name: t.shape[0] for name, t in tensors(out).items() if "lora_A" in name}
+    key = "base_model.model.model.layers.{}.{}.lora_A.weight".format
+    assert ranks[key(0, "self_attn.q_proj")] == 2 + 3 + 2
+    assert ranks[key(1, "self_attn.q_proj")] == 2 + 3 + 4
+    assert ranks[key(0, "self_attn.o_proj")] == 3
+    assert_close(study.deltas(study.merge((0.5, 0, 0.5), product=True)), _without(study, "o_proj"), EXACT)
+
+
+def _without(study: Study, module: str) -> dict[str, Tensor]:
+    return {name: delta for name, delta in study.sum((0.5, 0, 0.5)).items() if module not in name}
+
+
+def test_a_name_that_ends_like_another_keeps_its_own_rank(tmp_path: Path) -> None:
+    class Inner(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = torch.nn.Linear(4, 4)
+
+    class Outer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = torch.nn.Linear(4, 4), Inner()
+
+    MODELS["named"] = (Outer, {"target_modules": ["a", "b.a"]})  # type: ignore[index]
+    try:
+        study = Study(tmp_path, "named", rank_pattern={"^a": 3})
+        out = study.merge(product=True)
+        assert {len(t) for n, t in tensors(out).items() if "b.a.lora_A" in n} == {6}
+        assert_close(study.deltas(out), study.sum(), EXACT)
+    finally:
+        del MODELS["named"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("alpha", [(1.5, -0.5, 0.25), (0.0, -1.0, 0.0), (0.0, 0.7, 0.0)])
+def test_weights_of_products_may_be_negative_and_those_of_zero_add_no_rank(
+    alpha: tuple[float, ...], study: Study
+) -> None:
+    merged = study.merged(alpha, product=True)
+    assert_close(study.deltas(merged.out), study.sum(alpha), EXACT)
+    assert merged.rank == 2 * sum(a != 0 for a in alpha) == config(merged.out)["r"]
+    assert merged.gamma == pytest.approx(1 - sum(alpha))
+
+
+def test_products_are_linear_in_the_weights(study: Study) -> None:
+    once = study.deltas(study.merge(ALPHA, product=True))
+    twice = study.deltas(study.merge(tuple(2 * a for a in ALPHA), product=True))
+    assert_close(twice, {name: 2 * delta for name, delta in once.items()}, EXACT)
+
+
+def test_summing_in_two_steps_is_summing_in_one(study: Study) -> None:
+    first = study.folder / "first"
+    merge_adapters({task: study.tasks[task] for task in ("de", "fr")}, [(0.5, 0.3)], [first], product=True)
+    merge_adapters(
+        {"both": first, "cs": study.tasks["cs"]}, [(1.0, 0.2)], [study.folder / "second"], product=True
+    )
+    assert_close(study.deltas(study.folder / "second"), study.sum(), EXACT)
+
+
+def test_a_base_that_already_has_an_update_counts_with_gamma(study: Study) -> None:
+    started = study.trained("started", 9)
+    deltas, base = study.sum((0.5, 0.3, 0.4)), study.deltas(started)
+    out = study.merge((0.5, 0.3, 0.4), product=True, base=started)
+    assert_close(study.deltas(out), {name: delta - 0.2 * base[name] for name, delta in deltas.items()}, EXACT)
+    fresh = study.merged((0.5, 0.3, 0.4), product=True, base=study.start)
+    assert fresh.rank == 6  # B = 0 there: nothing to add
+    assert_close(study.deltas(fresh.out), deltas, EXACT)
+
+
+def test_biases_of_b_are_summed_with_their_scalings(tmp_path: Path) -> None:
+    study = Study(tmp_path, "bert", lora_bias=True, target_modules=["query", "value"])
+    study.tasks["fr"] = study.trained("fr4", 1, lora_alpha=4)
+    out = study.merge(product=True)
+    expected = torch.zeros(16, dtype=torch.float64)
+    name = "base_model.model.bert.encoder.layer.0.attention.self.query.lora_B.bias"
+    for alpha, scaling, path in zip(ALPHA, (3, 2, 3), study.tasks.values(), strict=True):
+        expected += alpha * scaling * tensors(path)[name].double()
+    assert_close({name: tensors(out)[name]}, {name: expected}, ULP)
+    study.load(out)
+
+
+@pytest.mark.parametrize("kind", ["llama", "images", "gpt2"])
+def test_a_sum_cut_to_a_rank_is_the_best_of_that_rank_and_its_error_is_told(
+    kind: str, tmp_path: Path
+) -> None:
+    study = Study(tmp_path, kind)
+    merged = study.merged(product=True, rank=2)
+    assert config(merged.out)["r"] == merged.rank == 2
+    found, exact = study.deltas(merged.out), study.sum()
+    lost = whole = 0.0
+    for name, delta in exact.items():
+        spectrum = torch.linalg.svdvals(delta.flatten(1))  # transposing changes no singular value
+        assert float((found[name] - delta).norm()) == pytest.approx(float(spectrum[2:].norm()), rel=1e-4)
+        lost, whole = lost + float(spectrum[2:].square().sum()), whole + float(spectrum.square().sum())
+    assert merged.error == pytest.approx((lost / whole) ** 0.5, rel=1e-4)
+    assert merged.worst is not None
+    assert merged.worst[1] >= merged.error
+    assert json.loads((merged.out / "previa.json").read_text())["error"] == merged.error
+
+
+def test_a_rank_that_is_enough_changes_nothing(study: Study) -> None:
+    for alpha, rank in ((ALPHA, 6), ((0.0, 1.0, 0.0), 2)):
+        merged = study.merged(alpha, product=True, rank=rank)
+        assert merged.error == 0
+        assert merged.rank == rank
+        assert_close(tensors(merged.out), tensors(study.merge(alpha, product=True)), 0.0)
+
+
+def test_a_rank_above_a_matrixs_own_cuts_to_the_matrix(study: Study) -> None:
+    for task, seed in zip(TASKS, range(3), strict=True):
+        study.tasks[task] = study.trained(f"{task}9", seed, study.begin(f"start{seed}", seed, r=9))
+    merged = study.merged(product=True, rank=20)  # 27 columns, but matrices of 16 rows or columns
+    assert config(merged.out)["r"] == merged.rank == 16
+    assert merged.error == pytest.approx(0, abs=1e-12)
+    assert_close(study.deltas(merged.out), study.sum(), EXACT)
+
+
+# --- averages of factors ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_the_average_is_the_average_of_every_tensor(kind: str, tmp_path: Path) -> None:
+def test_an_average_is_that_of_every_tensor_and_loads(kind: str, tmp_path: Path) -> None:
     study = Study(tmp_path, kind)
     out = study.merge()
-    each = [load_file(study.tasks[task] / "adapter_model.safetensors") for task in TASKS]
-    expected = {name: sum(a * t[name].double() for a, t in zip(ALPHA, each, strict=True)) for name in each[0]}
-    found = load_file(out / "adapter_model.safetensors")
-    assert_close(found, expected, ULP)
+    each = [tensors(path) for path in study.tasks.values()]
+    expected = {n: sum(a * t[n].double() for a, t in zip(ALPHA, each, strict=True)) for n in each[0]}
+    assert_close(tensors(out), expected, ULP)  # type: ignore[arg-type]
     assert study.load(out).peft_config["default"].r == 2
+
+
+def test_a_corner_returns_the_task_bit_for_bit(study: Study) -> None:
+    save_posteriors(study)
+    for t, task in enumerate(TASKS):
+        alpha = tuple(float(s == t) for s in range(3))
+        for more in ({}, {"precisions": posteriors(study)}, {"base": study.start}):
+            assert_close(tensors(study.merge(alpha, **more)), tensors(study.tasks[task]), 0.0)
+        assert_close(study.deltas(study.merge(alpha, product=True)), study.deltas(study.tasks[task]), EXACT)
+
+
+@pytest.mark.parametrize("product", [False, True])
+def test_the_order_of_tasks_is_irrelevant(product: bool, study: Study) -> None:
+    expected = study.deltas(study.merge(product=product))
+    study.tasks = dict(reversed(study.tasks.items()))
+    assert_close(study.deltas(study.merge(ALPHA[::-1], product=product)), expected, EXACT)
+
+
+@pytest.mark.parametrize("product", [False, True])
+def test_merging_copies_returns_the_copy(product: bool, study: Study) -> None:
+    expected = study.deltas(study.tasks["de"])
+    study.tasks = dict.fromkeys(TASKS, study.tasks["de"])
+    assert_close(study.deltas(study.merge(product=product)), expected, EXACT)
+
+
+def test_task_arithmetic_starts_at_the_base(study: Study) -> None:
+    alpha = (0.6, 0.6, 0.3)
+    start, each = tensors(study.start), [tensors(path) for path in study.tasks.values()]
+    expected = {
+        n: t.double() + sum(a * (e[n].double() - t.double()) for a, e in zip(alpha, each, strict=True))
+        for n, t in start.items()
+    }
+    assert_close(tensors(study.merge(alpha, base=study.start)), expected, 3 * ULP)
+    with pytest.raises(AlphaError, match=r"alpha sums to 1\.5; without a base it must sum to 1"):
+        study.merge(alpha)
+
+
+PROVENANCE = Provenance(family="diagonal", source="squared_gradients", reduction="mean", examples=10)
+
+
+def posteriors(study: Study) -> dict[str, Path]:
+    return {task: study.folder / f"{task}.posterior" for task in TASKS}
+
+
+def save_posteriors(study: Study) -> dict[str, Diagonal]:
+    """Diagonal posteriors of all tensors, at the files' names."""
+    qs = {}
+    for seed, (task, path) in enumerate(posteriors(study).items()):
+        draw, theta = torch.Generator().manual_seed(50 + seed), tensors(study.tasks[task])
+        qs[task] = Diagonal(theta, {n: torch.rand(t.shape, generator=draw) + 0.01 for n, t in theta.items()})
+        save_posterior(path, qs[task], PROVENANCE)
+    return qs
+
+
+def test_precisions_weigh_every_entry_as_merge_does(study: Study) -> None:
+    qs = list(save_posteriors(study).values())
+    found = tensors(study.merge(precisions=posteriors(study)))
+    assert_close(found, merge(ALPHA, qs).mode(), 5 * ULP)  # the oracle sums in float32
+    prior = Diagonal(tensors(study.start), 0.3)
+    alpha = (0.3, 0.3, 0.1)
+    found = tensors(study.merge(alpha, precisions=posteriors(study), base=study.start, prior_precision=0.3))
+    assert_close(found, merge(alpha, qs, prior).mode(), 5 * ULP)
+
+
+def test_a_tensor_without_a_precision_must_be_common(tmp_path: Path) -> None:
+    study = Study(tmp_path, "bert")
+    for task, path in posteriors(study).items():
+        theta = {n: t for n, t in tensors(study.tasks[task]).items() if "lora" in n}
+        save_posterior(path, Diagonal(theta, 1.0), PROVENANCE)
+    with pytest.raises(ParamsError, match=r"task 'fr': tensor '.*classifier.*' has no precision"):
+        study.merge(precisions=posteriors(study))
+
+
+# --- what is stored whole ---------------------------------------------------------------------------------------------
+
+
+def test_heads_are_averaged_where_products_are_summed(tmp_path: Path) -> None:
+    study = Study(tmp_path, "bert")
+    name = "base_model.model.classifier.weight"
+    heads = [tensors(path)[name].double() for path in study.tasks.values()]
+    expected = sum(a * head for a, head in zip(ALPHA, heads, strict=True))
+    assert_close({name: tensors(study.merge(product=True))[name]}, {name: expected}, ULP)  # type: ignore[dict-item]
+    start = tensors(study.start)[name].double()
+    found = tensors(study.merge((0.2, 0.2, 0.2), product=True, base=study.start))[name]
+    expected = 0.4 * start + sum(0.2 * head for head in heads)
+    assert_close({name: found}, {name: expected}, ULP)
+
+
+def test_heads_need_a_base_or_weights_that_have_an_average(tmp_path: Path) -> None:
+    study = Study(tmp_path, "bert")
+    with pytest.raises(ParamsError, match=r"'fr': tensor '.*classifier.* without a base, but it differs"):
+        study.merge((0.2, 0.2, 0.2), product=True)
+    with pytest.raises(ParamsError, match=r"'fr': tensor '.*classifier.* negative weights have no average"):
+        study.merge((0.9, -0.1, 0.2), product=True)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [{}, {"product": True}, {"product": True, "rank": 2}])
+def test_many_weightings_in_one_pass_are_each_alone(more: dict[str, object], study: Study) -> None:
+    alphas = [ALPHA, (0.0, 1.0, 0.0), (0.2, 0.3, 0.5)]
+    outs = [study.folder / f"out{i}" for i in range(3)]
+    records = merge_adapters(study.tasks, alphas, outs, **more)  # type: ignore[arg-type]
+    for alpha, out, record in zip(alphas, outs, records, strict=True):
+        alone = study.merged(alpha, **more)
+        assert_close(tensors(out), tensors(alone.out), 0.0)
+        assert config(out) == config(alone.out)
+        assert (record.alpha, record.error) == (dict(zip(TASKS, alpha, strict=True)), alone.error)
+
+
+def test_the_size_of_a_piece_is_irrelevant(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = tensors(study.merge())
+    monkeypatch.setattr(adapter_rows, "PIECE", 5)
+    assert_close(tensors(study.merge()), expected, 0.0)
+
+
+@pytest.mark.parametrize("product", [False, True])
+def test_dtypes_are_kept_or_chosen_and_sums_rounded_once(product: bool, study: Study) -> None:
+    for path in study.tasks.values():
+        half = {name: tensor.bfloat16() for name, tensor in tensors(path).items()}
+        save_file(half, path / WEIGHTS, {"format": "pt"})
+    kept, chosen = tensors(study.merge(product=product)), study.merge(product=product, dtype=torch.float32)
+    assert {tensor.dtype for tensor in kept.values()} == {torch.bfloat16}
+    assert_close(kept, {name: t.bfloat16() for name, t in tensors(chosen).items()}, 0.0)
+    if product:
+        assert_close(study.deltas(chosen), study.sum(), EXACT)
+    with pytest.raises(NotFiniteError, match=r"does not fit torch\.float16"):
+        study.merge((1e9, 0.0, 0.0), product=True, dtype=torch.float16)
+
+
+def test_the_folder_says_what_it_is(study: Study) -> None:
+    merged = study.merged()
+    assert sorted(file.name for file in merged.out.iterdir()) == [CONFIG, WEIGHTS, "previa.json"]
+    record = json.loads((merged.out / "previa.json").read_text())
+    assert record["alpha"] == {"de": 0.5, "fr": 0.3, "cs": 0.2}
+    assert record["initialisation"]["verdict"] == "likely"
+    assert not record["product"]
+
+
+def test_a_merge_that_fails_midway_leaves_nothing(study: Study) -> None:
+    broken = tensors(study.tasks["cs"])
+    last = [name for name in broken if "lora" in name][-1]
+    save_file(broken | {last: torch.full_like(broken[last], torch.nan)}, study.tasks["cs"] / WEIGHTS)
+    before = sorted(study.folder.rglob("*"))
+    with pytest.raises(NotFiniteError, match=r"task 'cs': .*" + last):
+        study.merge()
+    assert sorted(study.folder.rglob("*")) == before
+
+
+def test_a_killed_merge_leaves_no_folder_of_that_name(study: Study) -> None:
+    code = (
+        "import os, sys; from previa.io import adapter; whole = adapter.write_json\n"
+        "adapter.write_json = lambda file, value: os._exit(9)\n"
+        "adapter.merge_adapters({'de': sys.argv[1], 'fr': sys.argv[2]}, [(0.5, 0.5)], [sys.argv[3]])"
+    )
+    out = study.folder / "out"
+    args = [sys.executable, "-c", code, str(study.tasks["de"]), str(study.tasks["fr"]), str(out)]
+    assert subprocess.run(args, check=False).returncode == 9
+    assert not out.exists()
+    assert [file.suffix for file in study.folder.glob(".out*")] == [".part"]
+
+
+def test_a_name_that_is_taken_is_left_alone(study: Study) -> None:
+    with pytest.raises(FileError, match="there is something under this name"):
+        merge_adapters(study.tasks, [ALPHA], [study.tasks["de"]])
+    with pytest.raises(FileError, match="Make the folder first"):
+        merge_adapters(study.tasks, [ALPHA], [study.folder / "no" / "out"])
+    (study.folder / "empty").mkdir()
+    merge_adapters(study.tasks, [ALPHA], [study.folder / "empty"])
+    assert (study.folder / "empty" / WEIGHTS).exists()

@@ -62,10 +62,12 @@ def truncated_sums(
     Q_A, R_A = torch.linalg.qr(torch.cat([q.A for q in products], 0).T)
     found = []
     for row in weights:
-        columns = torch.cat([torch.full((q.rank,), w).to(R_B) for w, q in zip(row, products, strict=True)])
+        columns = torch.cat(
+            [torch.full((q.rank,), w, dtype=R_B.dtype) for w, q in zip(row, products, strict=True)]
+        )
         U, S, Vh = torch.linalg.svd((R_B * columns) @ R_A.T, full_matrices=False)
         exact, whole = low_rank_sum(row, products), float(S.double().square().sum())
-        if min(exact.rank, len(S)) <= rank and exact.rank <= rank:
+        if exact.rank <= rank:
             found.append(Truncation(exact, 0.0, whole))
             continue
         root = S[:rank].sqrt()

@@ -240,15 +240,18 @@ def _product_config(products: Products, row: int) -> dict[str, Any]:
     targets = dict.fromkeys(TARGETS) | {"target_modules": sorted({settings_key(m) for m in ranks})}
     if same is not None:
         targets = {key: same.get(key) for key in TARGETS}
-    return targets | {
-        "r": most,
-        "lora_alpha": most,
-        "use_rslora": False,
-        "rank_pattern": pattern,
-        "alpha_pattern": pattern,
-        "init_lora_weights": True,  # what loading overwrites anyway; others may change the base weights by the rank
-        "eva_config": None,
-    }
+    return (
+        targets
+        | {
+            "r": most,
+            "lora_alpha": most,
+            "use_rslora": False,
+            "rank_pattern": pattern,
+            "alpha_pattern": pattern,
+            "init_lora_weights": True,  # what loading overwrites anyway; others may change the base weights by the rank
+            "eva_config": None,
+        }
+    )
 
 
 def _ranks(products: Products | None, averages: Averages, row: int) -> dict[str, Any]:

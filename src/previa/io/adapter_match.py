@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -57,7 +57,7 @@ class Initialisation:
             return f"common initialisation: {self.verdict}"
         one, other = self.pair
         return (
-            f"common initialisation: {self.verdict} (the initialised factors of {one!r} and {other!r} have a cosine of "
+            f"common initialisation: {self.verdict} (the initialised factors of {one} and {other} have a cosine of "
             f"{self.cosine:.2f}; 1 is common, 0 is independent)"
         )
 
@@ -128,8 +128,8 @@ def check_same_factors(adapters: Mapping[str, Adapter]) -> None:
         if odd:
             has, lacks = (first, task) if odd[0] in one.pairs else (task, first)
             raise ParamsError(
-                f"task {lacks!r}: no adapter on module {odd[0]!r}, which task {has!r} has (and {len(odd) - 1} more such "
-                f"modules); target_modules: {first!r} {_shown(one)}, {task!r} {_shown(other)}. {PRODUCT}"
+                f"{lacks}: no adapter on module {odd[0]!r}, which {has} has{_more(odd)}; "
+                f"target_modules: {first} {_shown(one)}, {task} {_shown(other)}. {PRODUCT}"
             )
         for module in one.pairs:
             ranks, scales = (
@@ -146,7 +146,7 @@ def check_same_factors(adapters: Mapping[str, Adapter]) -> None:
                     f"{task}: the update of module {module!r} is {scales[0]:g} B A, but that of {first} is "
                     f"{scales[1]:g} B A (lora_alpha, r, use_rslora and their patterns). {PRODUCT}"
                 )
-        _check_shapes(other, one, one.tensors.layout.shapes, f"task {task!r}", f"those of {first}")
+        _check_shapes(_shapes(other, other.tensors), _shapes(one, one.tensors), task, f"those of {first}")
 
 
 PRODUCT = "A and B can be averaged only where these agree; merge the products B A instead (product=True, --product)."
@@ -156,7 +156,7 @@ def check_products(adapters: Mapping[str, Adapter]) -> None:
     """Raise InputError or ParamsError where products B A cannot be summed, or the sum not be stored as an adapter."""
     first, one = next(iter(adapters.items()))
     for task, other in adapters.items():
-        where = f"task {task!r}"
+        where = task
         init = str(other.config.get("init_lora_weights"))
         if init.startswith(CHANGES_BASE):
             raise InputError(
@@ -171,13 +171,7 @@ def check_products(adapters: Mapping[str, Adapter]) -> None:
                 raise InputError(
                     f"{where}: {key} is set; {why}, so that products are not summed. Average A and B instead."
                 )
-        same = [name for name in one.dense if name in other.dense]
-        if same != list(one.dense) or len(same) < len(other.dense):
-            name = next(n for n in (*one.dense, *other.dense) if (n in one.dense) != (n in other.dense))
-            raise ParamsError(
-                f"{where}: tensor {name!r} is not stored by both this task and {first!r}. Save the same modules with all tasks."
-            )
-        _check_shapes(other, one, [(n, one.tensors.shape_of(n)) for n in same], where, f"those of {first}")
+        _check_shapes(_shapes(other, other.dense), _shapes(one, one.dense), where, f"those of {first}")
         for module in (m for m in one.pairs if m in other.pairs):
             outer = [
                 (a.tensors.shape_of(a.pairs[module].A)[1:], a.tensors.shape_of(a.pairs[module].B)[:1])
@@ -190,12 +184,17 @@ def check_products(adapters: Mapping[str, Adapter]) -> None:
                 )
 
 
-def _check_shapes(found: Adapter, expected: Adapter, shapes: Any, where: str, other: str) -> None:
-    names = [name for name, _ in shapes]
-    if len(names) == len(expected.tensors):
-        names = list(found.tensors)
-    meta = {name: torch.empty(found.tensors.shape_of(name), device="meta") for name in names}
-    Layout(tuple(shapes)).check(meta, where, other)
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def _shapes(adapter: Adapter, names: Iterable[str]) -> Shapes:
+    return {name: adapter.tensors.shape_of(name) for name in names}
+
+
+def _check_shapes(found: Shapes, expected: Shapes, where: str, other: str) -> None:
+    """Raise ParamsError naming the tensor and both shapes; tensors without data stand for the files'."""
+    meta = {name: torch.empty(shape, device="meta") for name, shape in found.items()}
+    Layout(tuple(expected.items())).check(meta, where, other)
 
 
 def _plain(value: Any) -> Any:
@@ -203,6 +202,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return frozenset(map(str, value)) or None
     return value or None
+
+
+def _more(names: Sequence[str]) -> str:
+    return f" (and {len(names) - 1} more such modules)" if len(names) > 1 else ""
 
 
 def _shown(adapter: Adapter) -> str:
