@@ -24,15 +24,15 @@ class Labels(Protocol):
         """The word that provenance keeps: "given", "sampled" or "expected"."""
         ...
 
-    def outputs(self, model: Module, batch: Any, examples: int) -> Tensor:
-        """One forward pass: [B] or [B, C], B = ``examples``. Raises InputError at any other shape."""
+    def outputs(self, model: Module, batch: Any, examples: int) -> Any:
+        """One forward pass of B = ``examples``: what the next two take. Raises InputError at shapes they do not take."""
         ...
 
-    def targets(self, outputs: Tensor) -> Tensor | None:
-        """Labels [B] drawn for these outputs; None where nothing is drawn."""
+    def targets(self, outputs: Any) -> Tensor | None:
+        """Labels [B] or [B, T] drawn for these outputs; None where nothing is drawn."""
         ...
 
-    def losses(self, outputs: Tensor, targets: Tensor | None) -> list[Tensor]:
+    def losses(self, outputs: Any, targets: Tensor | None) -> list[Tensor]:
         """Losses, each [B]: an example's squared gradient is the sum over this list of (d loss_i)^2."""
         ...
 

@@ -113,6 +113,10 @@ class SquareSums:
             self._total[start:stop] = total[name].reshape(-1)
         self.examples = examples
 
+    def ways(self) -> tuple[dict[str, str], str]:
+        """The way of each parameter, and why the loop was needed where it was; see SquaredGradients."""
+        return self._ladder.ways(), self._note
+
     def result(self) -> SquaredGradients:
         """The mean over all examples. Raises InputError where there were none."""
         if not self.examples:
@@ -122,7 +126,7 @@ class SquareSums:
         total = self.total
         mean = Flat(total.layout, torch.empty(total.layout.size, device=total.vector.device))
         torch.div(total.vector, self.examples, out=mean.vector)
-        return SquaredGradients(mean, self.examples, self._labels.mode, self._ladder.ways(), self._note)
+        return SquaredGradients(mean, self.examples, self._labels.mode, *self.ways())
 
     def _add(self, batch: Any, examples: Sequence[Any], index: int) -> None:
         """By the tape, with each parameter on the rung where that holds; those that have none left by the loop."""

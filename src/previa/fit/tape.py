@@ -129,6 +129,8 @@ class Tape:
     def _rooted(self, out: Tensor) -> Tensor:
         """``out`` with a gradient: where nothing before it asks for one, from a new leaf of the graph."""
         if out.requires_grad or not out.is_floating_point():
+            if out.requires_grad and out.is_leaf:  # another hook asked for its gradient
+                self._roots.append(out)
             return out
         root = out.detach().requires_grad_()
         self._roots.append(root)
