@@ -16,7 +16,7 @@ from torch import Tensor
 from previa.core.diagonal import Diagonal
 from previa.core.merge import merge
 from previa.errors import AlphaError, FileError, NotFiniteError, ParamsError
-from previa.io import adapter_rows
+from previa.io import pieces
 from previa.io.adapter import merge_adapters
 from previa.io.posterior_file import save_posterior
 from previa.io.provenance import Provenance
@@ -297,9 +297,14 @@ def test_heads_are_averaged_where_products_are_summed(tmp_path: Path) -> None:
 
 def test_heads_need_a_base_or_weights_that_have_an_average(tmp_path: Path) -> None:
     study = Study(tmp_path, "bert")
-    with pytest.raises(ParamsError, match=r"'fr': tensor '.*classifier.* without a base, but it differs"):
+    with pytest.raises(
+        ParamsError,
+        match=r"'fr': tensor '.*classifier.* differs from that of task 'de', and weights that do not sum to 1",
+    ):
         study.merge((0.2, 0.2, 0.2), product=True)
-    with pytest.raises(ParamsError, match=r"'fr': tensor '.*classifier.* negative weights have no average"):
+    with pytest.raises(
+        ParamsError, match=r"'fr': tensor '.*classifier.* and negative weights have no average"
+    ):
         study.merge((0.9, -0.1, 0.2), product=True)
 
 
@@ -320,7 +325,7 @@ def test_many_weightings_in_one_pass_are_each_alone(more: dict[str, object], stu
 
 def test_the_size_of_a_piece_is_irrelevant(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = tensors(study.merge())
-    monkeypatch.setattr(adapter_rows, "PIECE", 5)
+    monkeypatch.setattr(pieces, "PIECE", 5)
     assert_close(tensors(study.merge()), expected, 0.0)
 
 
@@ -359,8 +364,8 @@ def test_a_merge_that_fails_midway_leaves_nothing(study: Study) -> None:
 
 def test_a_killed_merge_leaves_no_folder_of_that_name(study: Study) -> None:
     code = (
-        "import os, sys; from previa.io import adapter; whole = adapter.write_json\n"
-        "adapter.write_json = lambda file, value: os._exit(9)\n"
+        "import os, sys; from previa.io import adapter\n"
+        "adapter._write_json = lambda file, value: os._exit(9)\n"
         "adapter.merge_adapters({'de': sys.argv[1], 'fr': sys.argv[2]}, [(0.5, 0.5)], [sys.argv[3]])"
     )
     out = study.folder / "out"
@@ -371,10 +376,17 @@ def test_a_killed_merge_leaves_no_folder_of_that_name(study: Study) -> None:
 
 
 def test_a_name_that_is_taken_is_left_alone(study: Study) -> None:
-    with pytest.raises(FileError, match="there is something under this name"):
+    with pytest.raises(FileError, match="exists and is not empty"):
         merge_adapters(study.tasks, [ALPHA], [study.tasks["de"]])
-    with pytest.raises(FileError, match="Make the folder first"):
-        merge_adapters(study.tasks, [ALPHA], [study.folder / "no" / "out"])
     (study.folder / "empty").mkdir()
     merge_adapters(study.tasks, [ALPHA], [study.folder / "empty"])
     assert (study.folder / "empty" / WEIGHTS).exists()
+
+
+def test_the_tokenizer_is_carried_and_must_be_one(study: Study) -> None:
+    for task in ("fr", "cs"):
+        (study.tasks[task] / "vocab.txt").write_text("a\nb\n")
+    assert (study.merge() / "vocab.txt").read_text() == "a\nb\n"
+    (study.tasks["cs"] / "vocab.txt").write_text("a\nc\n")
+    with pytest.raises(ParamsError, match=r"task 'cs': .* token 1 is 'c', .* 'b'"):
+        study.merge()

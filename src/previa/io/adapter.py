@@ -4,34 +4,37 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from previa.core.merge import as_alphas
+from previa.core.merge import ROUNDING, as_alphas
 from previa.errors import AlphaError, InputError, ParamsError
-from previa.io.adapter_folder import Adapter, open_adapter, settings_key
+from previa.io.adapter_folder import CONFIG, WEIGHTS, Adapter, open_adapter, weights_file
 from previa.io.adapter_match import (
-    KNOWN_OR_NOT,
     Initialisation,
     check_products,
     check_same_factors,
     check_settings,
     common_initialisation,
 )
-from previa.io.adapter_rows import Averages, Products
-from previa.io.adapter_write import folder_beside, write_json, write_weights
-from previa.io.posterior_file import PosteriorFile, open_posterior
-from previa.io.provenance import check_conventions
+from previa.io.adapter_product import Products, whole_tensors, write_products
+from previa.io.adapter_settings import average_settings, product_settings
+from previa.io.carry import Carried, carry, find_carried
+from previa.io.folder import check_free, folder_beside
+from previa.io.merging import ROUNDING as TEXT
+from previa.io.merging import Merging, Sources, prepare, write_merged
+from previa.io.posterior_file import open_posterior
+from previa.io.shards import Shard
+from previa.io.tokens import check_tokens
 
-ROUNDING = 1e-5  # relative to sum(alpha) = 1: weights often come as text of a few digits
-TARGETS = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+RECORD = "previa.json"
 
 
 @final
@@ -73,51 +76,51 @@ def merge_adapters(
     concatenated factors. Ranks add up, weights may be negative and need not sum to one. rank: cut the sum to this rank at most.
     Heads, biases and embeddings that adapters store whole are averaged either way.
     dtype: of floating-point tensors; by default the base's, else the first task's. Sums are in float64, rounded once.
+    Tokenizer files are those of the base, or of the first task that has them.
     Raises FileError, AlphaError, ParamsError, NotFiniteError, PrecisionError, InputError; folders appear only when whole.
     """
     _check_call(tasks, alphas, outs, precisions, product, rank)
     weights = (_signed if product else as_alphas)(alphas, len(tasks)).view(-1, len(tasks))
-    rows = [tuple(row) for row in weights.tolist()]
-    gammas = [gamma if abs(gamma) > ROUNDING else 0.0 for gamma in (1 - weights.sum(-1)).tolist()]
+    rows = tuple(map(tuple, weights.tolist()))
     adapters = {task: open_adapter(path) for task, path in tasks.items()}
     start = None if base is None else open_adapter(base)
     everyone = {f"task {task!r}": adapter for task, adapter in adapters.items()}
     if start is not None:
-        everyone["the base adapter"] = start
+        everyone = {"the base adapter": start, **everyone}
     check_settings(everyone)
-    initialisation = None
+    check_tokens({where: adapter.path for where, adapter in everyone.items()})
     if product:
         check_products(everyone)
+        dense = whole_tensors(adapters, start, rows, dtype)
+        merging: Merging | Products = Products(adapters, rows, start, rank, dtype, dense)
+        initialisation = None
     else:
         check_same_factors(everyone)
         initialisation = common_initialisation(everyone)
-        _check_average(initialisation, gammas, start, precisions, prior_precision)
-    averages = Averages(
-        adapters,
-        rows,
-        gammas,
-        start,
-        {} if precisions is None else _open_posteriors(precisions, adapters),
-        1.0 if prior_precision is None else prior_precision,
-        dtype,
-    )
-    products = Products(averages, rank) if product else None
-    records: list[dict[str, Any]] = [
-        {"alpha": dict(zip(tasks, row, strict=True)), "gamma": gamma, "initialisation": initialisation}
-        for row, gamma in zip(rows, gammas, strict=True)
-    ]
-    found = []
+        merging = _averages(adapters, start, rows, initialisation, (precisions, prior_precision), dtype)
+    carried = Carried(None, find_carried([adapter.path for adapter in everyone.values()]).tokenizer)
     with ExitStack() as stack:
         folders = [stack.enter_context(folder_beside(Path(out))) for out in outs]
-        headers = [{"previa.merge": json.dumps({k: r[k] for k in ("alpha", "gamma")})} for r in records]
-        write_weights(folders, products or averages, headers)
+        files = [folder / WEIGHTS for folder in folders]
+        found = []
+        if isinstance(merging, Products):
+            headers = [json.dumps({"alpha": dict(zip(tasks, row, strict=True))}) for row in rows]
+            write_products(merging, files, [{"previa.merge": header} for header in headers])
+        else:
+            write_merged(merging, [Shard(WEIGHTS, merging.specs)], [[file] for file in files])
         for row, (folder, out) in enumerate(zip(folders, outs, strict=True)):
-            config = _config(adapters)
-            if products is not None:
-                config |= _product_config(products, row)
-            merged = MergedAdapter(Path(out), **records[row], **_ranks(products, averages, row))
-            write_json(folder / "adapter_config.json", config)
-            write_json(folder / "previa.json", asdict(merged) | {"out": Path(out).name, "product": product})
+            merged = _record(merging, everyone, row, Path(out), initialisation)
+            settings = (
+                product_settings(merging, row)
+                if isinstance(merging, Products)
+                else average_settings(adapters)
+            )
+            _write_json(folder / CONFIG, settings)
+            _write_json(
+                folder / RECORD,
+                asdict(merged) | {"out": Path(out).name, "product": product, "previa": version("previa")},
+            )
+            carry(carried, folder, {})
             found.append(merged)
     return tuple(found)
 
@@ -145,6 +148,8 @@ def _check_call(
         raise InputError(
             "merge: precisions are of A and B, not of their product. Leave them out, or average A and B (without product)."
         )
+    for out in outs:
+        check_free(Path(out))
 
 
 def _signed(alphas: Sequence[Sequence[float]], T: int) -> Tensor:
@@ -154,116 +159,76 @@ def _signed(alphas: Sequence[Sequence[float]], T: int) -> Tensor:
     return weights
 
 
-def _check_average(
-    initialisation: Initialisation,
-    gammas: Sequence[float],
+def _averages(
+    adapters: Mapping[str, Adapter],
     base: Adapter | None,
-    precisions: Mapping[str, str | Path] | None,
-    prior_precision: float | None,
-) -> None:
-    """Raise InputError or AlphaError where factors should not be averaged, or the prior is not known."""
+    rows: Sequence[Sequence[float]],
+    initialisation: Initialisation,
+    precise: tuple[Mapping[str, str | Path] | None, float | None],
+    dtype: torch.dtype | None,
+) -> Merging:
+    """Factors merged as any checkpoint's tensors. Raises InputError, AlphaError where they should not be, and as prepare."""
     if initialisation.verdict == "unlikely":
         raise InputError(
             f"{initialisation.sentence}. Averages of A and of B mean something only if all adapters started from one A: B A is "
             "the same for B R and R^-1 A. Merge the products B A instead (product=True, --product), or train again from one "
             "adapter folder, saved before the first step."
         )
-    gamma = max(gammas, key=abs)
-    if gamma and base is None:
+    odd = next((sum(row) for row in rows if abs(1 - sum(row)) > TEXT), None)
+    if odd is not None and base is None:
         raise AlphaError(
-            f"alpha sums to {1 - gamma:g}; without a base it must sum to 1. Divide the weights by their sum, give the adapter "
-            "that training started from as base, or merge the products B A (product=True, --product), which are zero there."
+            f"alpha sums to {odd:g}; without a base it must sum to 1. Divide the weights by their sum, give the adapter that "
+            "training started from as base, or merge the products B A (product=True, --product), which are zero there."
         )
-    if gamma and precisions is not None and prior_precision is None:
-        raise InputError(
-            f"alpha sums to {1 - gamma:g}, so the base counts with gamma = {gamma:g}, but its precision is not known. Give "
-            "prior_precision, in the scale of the tasks' precisions, or weights that sum to 1."
-        )
+    precisions, prior_precision = precise
     if prior_precision is not None and (base is None or precisions is None):
         raise InputError(
             "prior_precision is that of the prior at the base, beside the tasks' precisions. Give base and precisions too."
         )
+    for task in set(precisions or ()) & set(adapters):
+        _check_names(task, (precisions or {})[task], adapters[task])
+    files = {task: weights_file(adapter) for task, adapter in adapters.items()}
+    sources = Sources(None if base is None else weights_file(base), files, precisions, prior_precision)
+    return prepare(sources, rows, dtype)
 
 
-def _open_posteriors(
-    precisions: Mapping[str, str | Path], adapters: Mapping[str, Adapter]
-) -> dict[str, PosteriorFile]:
-    """Every task's posterior file. Raises InputError, ParamsError where tasks, conventions, names or shapes differ."""
-    if set(precisions) != set(adapters):
-        odd = sorted(set(precisions) ^ set(adapters))
-        raise InputError(
-            f"precisions are given for {sorted(precisions)}, but the tasks are {sorted(adapters)}; {odd[0]!r} has no partner. "
-            "Give one posterior file for each task."
+def _check_names(task: str, file: str | Path, adapter: Adapter) -> None:
+    odd = [name for name in open_posterior(file).layout.places if name not in adapter.tensors]
+    if odd:
+        raise ParamsError(
+            f"precision of task {task!r}: tensor {odd[0]!r} is not in {weights_file(adapter)}. Names must be those of that file: "
+            "previa.io.adapter_folder.saved_names takes PEFT's adapter name out of those of a live model."
         )
-    opened = {task: open_posterior(precisions[task]) for task in adapters}
-    check_conventions({task: each.provenance for task, each in opened.items()})
-    first, one = next(iter(opened.items()))
-    for task, each in opened.items():
-        if each.provenance.family != one.provenance.family:
-            raise InputError(
-                f"task {task!r}: its posterior is {each.provenance.family}, but that of {first!r} is {one.provenance.family}. "
-                "Make all of one family."
-            )
-        for name, shape in (*each.layout.shapes, *one.layout.shapes):
-            tensors = adapters[task].tensors
-            if name not in tensors or tensors.shape_of(name) != shape or name not in each.layout.places:
-                raise ParamsError(
-                    f"precision of task {task!r}: tensor {name!r} {shape} is not in both the posterior and the adapter, as in the "
-                    "other tasks' files. Names must be those of adapter_model.safetensors: previa.io.adapter_folder.saved_names "
-                    "takes PEFT's adapter name out of those of a live model."
-                )
-    return opened
 
 
-def _config(adapters: Mapping[str, Adapter]) -> dict[str, Any]:
-    """The first task's settings, with what only another task's PEFT was told."""
-    configs = [dict(adapter.config) for adapter in adapters.values()]
-    told = {key: next((c[key] for c in configs if c.get(key)), None) for key in sorted(KNOWN_OR_NOT)}
-    return {**configs[0], **told, "inference_mode": True}
-
-
-def _product_config(products: Products, row: int) -> dict[str, Any]:
-    """Ranks, a scaling of 1 for each, and the modules: what a sum of products changes in the settings."""
-    ranks = products.ranks(row)
-    most, _ = Counter(ranks.values()).most_common(1)[0]
-    other = [settings_key(module) for module, rank in ranks.items() if rank != most]
-    # PEFT takes the first pattern that a module's name ends with: longer names come first, and what would end with a
-    # shorter one is named too.
-    pattern = {
-        key: rank
-        for key, rank in sorted(
-            ((settings_key(m), r) for m, r in ranks.items()), key=lambda pair: -len(pair[0])
-        )
-        if any(key == name or key.endswith(f".{name}") for name in other)
-    }
-    same = next((a.config for a in products.dense.tasks.values() if set(a.pairs) == set(ranks)), None)
-    targets = dict.fromkeys(TARGETS) | {"target_modules": sorted({settings_key(m) for m in ranks})}
-    if same is not None:
-        targets = {key: same.get(key) for key in TARGETS}
-    return (
-        targets
-        | {
-            "r": most,
-            "lora_alpha": most,
-            "use_rslora": False,
-            "rank_pattern": pattern,
-            "alpha_pattern": pattern,
-            "init_lora_weights": True,  # what loading overwrites anyway; others may change the base weights by the rank
-            "eva_config": None,
-        }
-    )
-
-
-def _ranks(products: Products | None, averages: Averages, row: int) -> dict[str, Any]:
-    """rank, error and worst of MergedAdapter, once all modules have been written."""
-    if products is None:
-        model = averages.model
-        return {"rank": max(model.rank(module) for module in model.pairs), "error": None, "worst": None}
-    rank = max(products.ranks(row).values())
-    cut = {module: norms for (at, module), norms in products.lost.items() if at == row}
+def _record(
+    merging: Merging | Products,
+    adapters: Mapping[str, Adapter],
+    row: int,
+    out: Path,
+    initialisation: Initialisation | None,
+) -> MergedAdapter:
+    """What is known of a row once it has been written."""
+    if not isinstance(merging, Products):
+        alpha = dict(zip(merging.inputs.tasks, merging.alphas[row], strict=True))
+        model = next(iter(adapters.values()))
+        rank = max(model.rank(module) for module in model.pairs)
+        return MergedAdapter(out, alpha, merging.gammas[row], initialisation, rank, None, None)
+    alpha = dict(zip(merging.tasks, merging.alphas[row], strict=True))
+    gamma, rank = 1 - math.fsum(alpha.values()), max(merging.ranks(row).values())
+    gamma = gamma if abs(gamma) > ROUNDING else 0.0
+    cut = {module: norms for (at, module), norms in merging.lost.items() if at == row}
     if not cut:
-        return {"rank": rank, "error": None, "worst": None}
-    errors = {module: math.sqrt(lost / whole) if whole else 0.0 for module, (lost, whole) in cut.items()}
+        return MergedAdapter(out, alpha, gamma, None, rank, None, None)
+    errors = {module: _relative(*norms) for module, norms in cut.items()}
     worst = max(errors, key=lambda module: errors[module])
-    lost, whole = (sum(norms) for norms in zip(*cut.values(), strict=True))
-    return {"rank": rank, "error": math.sqrt(lost / whole) if whole else 0.0, "worst": (worst, errors[worst])}
+    error = _relative(*(sum(norms) for norms in zip(*cut.values(), strict=True)))
+    return MergedAdapter(out, alpha, gamma, None, rank, error, (worst, errors[worst]))
+
+
+def _relative(lost: float, whole: float) -> float:
+    return math.sqrt(lost / whole) if whole else 0.0
+
+
+def _write_json(file: Path, value: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", "utf-8")

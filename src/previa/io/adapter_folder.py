@@ -21,6 +21,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # what PEFT puts before a module's own name
 FACTOR = re.compile(r"(?P<module>.+)\.(?:lora_(?P<linear>[AB])\.weight|lora_embedding_(?P<embedded>[AB]))")
 BIAS = ".lora_B.bias"
+FACTORS = (".lora_A.weight", ".lora_B.weight", BIAS, ".lora_embedding_A", ".lora_embedding_B")
 VARIANTS = {
     "use_dora": "DoRA rescales every row of the whole weight, m (W + s B A) / |W + s B A|, so that updates do not add up",
     "kasa_config": "KaSA changes the base weights and has a diagonal between its factors",
@@ -41,6 +42,11 @@ class Pair:
     bias: str | None
     embedded: bool  # of an embedding, whose B is drawn and whose A starts at zero
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them."""
+        return (self.A, self.B) if self.bias is None else (self.A, self.B, self.bias)
+
 
 @final
 @dataclass(frozen=True)
@@ -59,6 +65,15 @@ class Adapter:
     def rank(self, module: str) -> int:
         """r, the rows of A."""
         return self.tensors.shape_of(self.pairs[module].A)[0]
+
+    def shapes(self, module: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Those of A and B."""
+        return self.tensors.shape_of(self.pairs[module].A), self.tensors.shape_of(self.pairs[module].B)
+
+    def is_zero(self, module: str) -> bool:
+        """Whether the update is zero: so it is where training begins."""
+        pair = self.pairs[module]
+        return not all(bool(self.tensors[name].any()) for name in (pair.A, pair.B))
 
     def scaling(self, module: str) -> float:
         """s = lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora, by the patterns' first match, as PEFT does."""
@@ -111,7 +126,7 @@ def open_adapter(path: str | Path) -> Adapter:
             raise InputError(f"{path / CONFIG}: {key} is set; {why}. {UNLOAD}")
     tensors = _weights(path)
     pairs = _pairs(path, tensors)
-    taken = {name for pair in pairs.values() for name in (pair.A, pair.B, pair.bias)}
+    taken = {name for pair in pairs.values() for name in pair.names}
     dense = tuple(name for name in tensors if name not in taken)
     odd = [name for name in dense if ".lora_" in name]
     if odd:
@@ -135,6 +150,11 @@ def settings_key(module: str) -> str:
 
 
 UNLOAD = "Put each task's adapter into its model (PeftModel.merge_and_unload), save these models, and merge the checkpoints."
+
+
+def weights_file(adapter: Adapter) -> Path:
+    """The file of its tensors."""
+    return adapter.path / WEIGHTS
 
 
 def saved_names(params: Params, adapter: str = "default") -> dict[str, Tensor]:
