@@ -12,6 +12,7 @@ from previa import __version__
 from previa.cli import study
 from previa.cli._options import InOrder
 from previa.cli.export import export
+from previa.cli.finetune import finetune
 from previa.cli.merge import merge
 from previa.cli.posterior import posterior
 from previa.errors import PreviaError
@@ -33,8 +34,8 @@ def cli() -> None:
 
 
 for command in (
-    study.demo, study.run, study.fit, study.preview, study.recommend, study.compare, study.report, study.finetune,
-    merge, posterior, export,
+    study.demo, study.run, study.fit, study.preview, study.recommend, study.compare, study.report,
+    finetune, merge, posterior, export,
 ):  # fmt: skip
     cli.add_command(command)
 

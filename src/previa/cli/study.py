@@ -16,8 +16,6 @@ from previa.cli._options import (
     STUDY,
     WEIGHT,
     WORKERS,
-    alpha_of,
-    check_writable,
     cores,
     opened,
     pairs,
@@ -204,53 +202,6 @@ def report(results: Path, out: Path | None, metric_weight: tuple[str, ...]) -> N
     click.echo("\n".join(str(path) for path in made))
 
 
-@click.command(short_help="Joint finetuning at one weighting.")
-@STUDY
-@click.option(
-    "--alpha",
-    required=True,
-    metavar="A,B,...",
-    help="One weight per task, in the study's order, summing to one.",
-)
-@click.option(
-    "--warm-start", metavar="METHOD", help="Start from this method's preview instead of from the base."
-)
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    help="Where to write the model; in the study's folder otherwise.",
-)
-@OUT
-@QUIET
-def finetune(
-    study: Path, alpha: str, warm_start: str | None, checkpoint: Path | None, out: Path | None, quiet: bool
-) -> None:
-    """Joint finetuning at one weighting, in the study's convention; writes an ordinary checkpoint and its true scores.
-
-    \b
-    Example:
-      previa finetune study.toml --alpha 0.35,0.25,0.40 --warm-start mixture
-    """
-    from previa.errors import StudyError
-    from previa.run.fit import fit
-    from previa.run.joint import finetune_at
-
-    found = study_at(study, out)
-    weights = alpha_of(alpha, found.names())  # all that can be wrong is seen before any training
-    check_writable(checkpoint)
-    if warm_start not in (None, *found.previews()):
-        raise StudyError(
-            f"--warm-start {warm_start}: the study has no such preview. Its methods are {', '.join(found.previews())}."
-        )
-    with opened(found, study) as work, bars(quiet) as progress:
-        runs = fit(work, progress=progress) if warm_start else None
-        made = finetune_at(
-            work, weights, runs=runs, warm_start=warm_start, path=checkpoint, progress=progress
-        )
-    click.echo(f"Scores: {_scores(made.scores)}")
-    click.echo(f"Model: {made.path}")
-
-
 @contextmanager
 def _results(
     path: Path, metric_weight: Sequence[str], method: str | None = None
@@ -305,10 +256,6 @@ def _weights(given: Sequence[str]) -> Mapping[str, float]:
         except ValueError as error:
             raise click.BadParameter(f"{value!r} is no number", param_hint="--metric-weight") from error
     return found
-
-
-def _scores(scores: Mapping[str, float]) -> str:
-    return ", ".join(f"{task} {score:.4g}" for task, score in scores.items())
 
 
 def _json(found: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from previa.core.diagonal import Diagonal
-from previa.core.params import Flat, Layout
+from previa.core.params import Flat, Layout, Params
 from previa.errors import InputError
 from previa.fit.ivon import IVON
 from previa.io.posterior_file import save_posterior
@@ -26,7 +26,7 @@ def write_posterior(folder: str | Path, model: Module, optimizer: IVON, provenan
     """Write posterior.safetensors into the folder of ``model``'s checkpoint; returns its path.
 
     Its tensors have the names that they have in the checkpoint. The mean is in the file only where the checkpoint rounds it
-    (half precision): elsewhere the checkpoint holds it. Raises InputError as IVON.posterior and ``names_in_file``, FileError.
+    (half precision): elsewhere the checkpoint holds it. Raises InputError as IVON.posterior and ``in_file``, FileError.
     """
     path = Path(folder) / FILE
     rounded = any(p.dtype in (torch.bfloat16, torch.float16) for p in trainable(model).values())
@@ -35,32 +35,45 @@ def write_posterior(folder: str | Path, model: Module, optimizer: IVON, provenan
 
 
 def posterior_for_file(model: Module, optimizer: IVON) -> Diagonal:
-    """IVON's posterior with the names of the checkpoint's file."""
-    posterior, names = optimizer.posterior(model), names_in_file(model)
-    layout = Layout(tuple((names[name], shape) for name, shape in posterior.layout.shapes))
-    mean, precision = posterior.mode(), posterior.natural()[0]
-    return Diagonal(Flat(layout, mean.vector), Flat(layout, precision))
+    """IVON's posterior under the names, and cut into the tensors, of the checkpoint's file."""
+    posterior, renamed = optimizer.posterior(model), in_file(model)
+    precision = Flat(posterior.layout, posterior.natural()[0])
+    return Diagonal(renamed(posterior.mode()), renamed(precision))
 
 
 def posterior_for_model(model: Module, posterior: Diagonal) -> Diagonal:
-    """The reverse: a posterior from a file with the names that the parameters have in ``model``."""
-    names = {of_file: name for name, of_file in names_in_file(model).items()}
-    mean, precision = posterior.mode(), posterior.natural()[0]
-    if posterior.layout.places.keys() != names.keys():
-        Layout(tuple((name, ()) for name in names)).check(mean, "the posterior", "the model")
-    layout = Layout(tuple((names[name], shape) for name, shape in posterior.layout.shapes))
-    return Diagonal(Flat(layout, mean.vector), Flat(layout, precision))
+    """The reverse: a posterior from a file under the names that the parameters have in ``model``. Raises ParamsError."""
+    layout = Layout.of({name: p.detach() for name, p in trainable(model).items()})
+    numbers = Flat(layout, torch.arange(layout.size))
+    places = in_file(model)(numbers)  # for each entry in the file, which of the model's it is
+    Layout.of(places).check(posterior.mode(), "the posterior", "the model's trainable parameters")
+    order = torch.cat([places[name].flatten() for name in posterior.layout.places])
+    parts = []
+    for vector in (posterior.mode().vector, posterior.natural()[0]):
+        parts.append(Flat(layout, torch.empty_like(vector).index_copy_(0, order.to(vector.device), vector)))
+    return Diagonal(*parts)
 
 
-def names_in_file(model: Module) -> dict[str, str]:
-    """The model's name of each trainable parameter -> its name in the file that ``save_pretrained`` writes.
+def in_file(model: Module) -> Callable[[Params], dict[str, Tensor]]:
+    """From values by the model's names of its trainable parameters to what ``save_pretrained`` would write of them.
 
-    They are the same but for PEFT adapters, whose files leave out the adapter's own name.
+    An adapter's file leaves out the adapter's own name; transformers keeps the names, and the cut into tensors, that a kind of
+    model had first. Squares, precisions and numbers are rearranged as the weights are.
     Raises InputError naming a trainable parameter that an adapter's file leaves out: its training would be lost.
     """
-    names = {name: name for name in trainable(model)}
-    if not hasattr(model, "peft_config"):
-        return names
+    if hasattr(model, "peft_config"):
+        names = _names_in_adapter(model)
+        return lambda values: {names[name]: value for name, value in values.items()}
+    if not hasattr(model, "save_pretrained"):
+        return dict
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # before 5.0 files had the model's names
+        return dict
+    return lambda values: dict(revert_weight_conversion(model, dict(values)))  # type: ignore[arg-type]
+
+
+def _names_in_adapter(model: Module) -> dict[str, str]:
     from peft import get_peft_model_state_dict
 
     saved: Mapping[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -71,8 +84,7 @@ def names_in_file(model: Module) -> dict[str, str]:
                 f"{name!r} is trainable, but it is no part of the adapter's file, so that its training would be lost. Freeze "
                 "it, or name its module in modules_to_save of the adapter's configuration."
             )
-        names[name] = by_place[_place(parameter)]
-    return names
+    return {name: by_place[_place(parameter)] for name, parameter in trainable(model).items()}
 
 
 def ivon_provenance(
