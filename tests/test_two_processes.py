@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import tiny_folders
 import two_processes
-from previa.io import open_posterior
+from previa.io import open_checkpoint, open_posterior
 from previa.run.accelerate_loop import accelerator_of
 
 pytestmark = pytest.mark.slow
@@ -20,6 +21,9 @@ HERE = Path(__file__).parent
 def ended(tmp_path_factory):
     """(folder, what each of the two processes ended with)."""
     folder = tmp_path_factory.mktemp("two")
+    tiny_folders.classifier(folder / "base", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    for number, task in enumerate("ab"):
+        tiny_folders.write_lines(folder / f"{task}.jsonl", tiny_folders.labelled(12, seed=number))
     made = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
          "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", HERE / "two_processes.py", folder],
@@ -58,3 +62,20 @@ def test_the_trainer_ends_with_the_same_parameters_in_both_and_in_one(ended, tmp
     assert saved.provenance.batch_size == 8
     h = torch.cat([saved.file[f"precision/{p}"].flatten() for p in saved.layout.places])
     assert torch.equal(h, first[name]["h"])
+
+
+def test_the_command_writes_one_folder_and_speaks_once(ended, tmp_path, monkeypatch):
+    folder, (first, second) = ended
+    assert first["command"][0] == second["command"][0] == 0
+    assert f"Model: {folder / 'joint'}" in first["command"][1]
+    assert not second["command"][1]
+    for name in ("base", "a.jsonl", "b.jsonl"):
+        (tmp_path / name).symlink_to(folder / name)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert two_processes.command(tmp_path)[0] == 0
+    for file in ("model.safetensors", "posterior.safetensors"):
+        one, two = open_checkpoint(tmp_path / "joint" / file), open_checkpoint(folder / "joint" / file)
+        for tensor in one:
+            torch.testing.assert_close(
+                one[tensor], two[tensor], rtol=1e-3, atol=1e-4 if file[0] == "m" else 1e-2
+            )

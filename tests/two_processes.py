@@ -1,13 +1,15 @@
 """What tests/test_two_processes.py launches in two processes: each training writes what every process ends with."""
 
 import sys
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
 
 import torch
 from torch.nn import Linear
 from transformers import TrainingArguments
 
+from previa.cli import main as previa
 from previa.run.accelerate_loop import Loop, accelerator_of, finetune_accelerated
 from previa.run.ivon_trainer import IvonTrainer
 from previa.run.joint_data import Mixture, TrainerRows
@@ -78,6 +80,18 @@ def trainer(folder, kind, processes):
     return {"theta": flat(model), "h": made.optimizer.optimizer.posterior(model).natural()[0]}
 
 
+def command(folder):
+    """The command, as `accelerate launch -m previa finetune` runs it in every process; its status."""
+    with redirect_stdout(StringIO()) as printed:
+        status = previa(
+            ["finetune", "--model", str(folder / "base"), "--task", f"a={folder / 'a.jsonl'}", "--task", f"b={folder / 'b.jsonl'}",
+             "--task-type", "sequence-classification", "--alpha", "0.3,0.7", "--steps", "4", "--lr", "0.05", "--batch-size", "5",
+             "--optimizer", "ivon", "--ess", "200", "--hess-init", "0.5", "--beta2", "0.5", "--micro-batch", "2", "--quiet",
+             "--out", str(folder / "joint")]
+        )  # fmt: skip
+    return status, printed.getvalue()
+
+
 def main(folder):
     accelerator = accelerator_of(cpu=True)
     processes, rank = accelerator.num_processes, accelerator.process_index
@@ -89,9 +103,8 @@ def main(folder):
         found[name] = loop(name, folder, accelerator, stopped=False)
     for kind in ("classes", "tokens"):
         found[f"trainer-{kind}"] = trainer(folder, kind, processes)
+    found["command"] = command(folder)
     torch.save(found, folder / f"rank{rank}-of-{processes}.pt")
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
 
 
 if __name__ == "__main__":
