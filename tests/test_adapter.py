@@ -148,6 +148,15 @@ def test_a_base_that_already_has_an_update_counts_with_gamma(study: Study) -> No
     assert_close(study.deltas(fresh.out), deltas, EXACT)
 
 
+def test_modules_that_only_the_base_adapts_count_with_gamma(study: Study) -> None:
+    wide = study.trained("wide", 9, study.begin("wide-start", 1, target_modules=["q_proj", "o_proj"]))
+    deltas, base = study.sum((0.5, 0.3, 0.4)), study.deltas(wide)
+    expected = {n: deltas.get(n, 0) - 0.2 * base.get(n, 0) for n in {**deltas, **base}}
+    out = study.merge((0.5, 0.3, 0.4), product=True, base=wide)
+    assert_close(study.deltas(out), expected, EXACT)
+    assert_close(study.deltas(study.merge(ALPHA, product=True, base=wide)), study.sum(), EXACT)
+
+
 def test_biases_of_b_are_summed_with_their_scalings(tmp_path: Path) -> None:
     study = Study(tmp_path, "bert", lora_bias=True, target_modules=["query", "value"])
     study.tasks["fr"] = study.trained("fr4", 1, lora_alpha=4)
@@ -360,6 +369,15 @@ def test_a_merge_that_fails_midway_leaves_nothing(study: Study) -> None:
     with pytest.raises(NotFiniteError, match=r"task 'cs': .*" + last):
         study.merge()
     assert sorted(study.folder.rglob("*")) == before
+
+
+def test_nan_in_what_is_stored_whole_is_said(tmp_path: Path) -> None:
+    study = Study(tmp_path, "bert")
+    name = "base_model.model.classifier.bias"
+    save_file(tensors(study.tasks["fr"]) | {name: torch.full((3,), torch.nan)}, study.tasks["fr"] / WEIGHTS)
+    for product in (False, True):
+        with pytest.raises(NotFiniteError, match=r"task 'fr': .*classifier\.bias"):
+            study.merge(product=product)
 
 
 def test_a_killed_merge_leaves_no_folder_of_that_name(study: Study) -> None:

@@ -170,9 +170,9 @@ def _averages(
     """Factors merged as any checkpoint's tensors. Raises InputError, AlphaError where they should not be, and as prepare."""
     if initialisation.verdict == "unlikely":
         raise InputError(
-            f"{initialisation.sentence}. Averages of A and of B mean something only if all adapters started from one A: B A is "
-            "the same for B R and R^-1 A. Merge the products B A instead (product=True, --product), or train again from one "
-            "adapter folder, saved before the first step."
+            f"{initialisation.sentence}. Averages of A and of B mean something only near one common A: B A is the same for B R "
+            "and R^-1 A. Either the adapters started from two, or training has left nothing of a common one. Merge the products "
+            "B A instead (product=True, --product), or train again, from one adapter folder saved before the first step."
         )
     odd = next((sum(row) for row in rows if abs(1 - sum(row)) > TEXT), None)
     if odd is not None and base is None:
