@@ -1,6 +1,7 @@
 """previa posterior squared-gradients on folders of transformers: right numbers, right names, stopped and gone on, or a sentence."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -154,7 +155,7 @@ def test_other_labels_than_the_datas(classes, tmp_path, capsys, labels):
 STOPPED = {"labels": "sampled", "batch_size": 2, "task_type": "sequence-classification"}
 
 
-@pytest.mark.parametrize("how", ["stopped", "killed"])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, "killed"])
 def test_a_pass_that_ended_early_goes_on_to_the_same_numbers(classes, tmp_path, monkeypatch, how):
     folder, _, _, file = classes
     wanted = Wanted(model=str(folder), data=str(file), **STOPPED)
@@ -162,17 +163,21 @@ def test_a_pass_that_ended_early_goes_on_to_the_same_numbers(classes, tmp_path, 
     out, partial = tmp_path / "q.safetensors", tmp_path / ".q.safetensors.partial"
     if how == "killed":  # nothing is done on the way out: what counts is what was written before
         monkeypatch.setattr(square_pass, "SECONDS", 0.0)
+    before = signal.getsignal(signal.SIGTERM)
 
     def stop(what, done, total):
-        if what == "squared gradients" and done >= 6:
-            raise KeyboardInterrupt if how == "stopped" else SystemExit
+        if what == "squared gradients" and done == 6:
+            if how == "killed":
+                raise SystemExit
+            signal.raise_signal(how)
 
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         transformers_squares(wanted, out, Prior(1.0), stop)
     assert partial.exists()
     assert not out.exists()
+    assert signal.getsignal(signal.SIGTERM) is before
     made = transformers_squares(wanted, out, Prior(1.0))
-    assert 0 < made.measured.resumed <= 6
+    assert made.measured.resumed == 6 if how != "killed" else 0 < made.measured.resumed <= 6
     assert f"went on after {made.measured.resumed} examples" in " ".join(made.sentences())
     assert not partial.exists()
     one, other = open_checkpoint(out), open_checkpoint(tmp_path / "whole.safetensors")
@@ -186,7 +191,7 @@ def test_a_pass_of_other_facts_is_not_gone_on_with(classes, tmp_path):
 
     def stop(what, done, total):
         if what == "squared gradients":
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     out = tmp_path / "q.safetensors"
     with pytest.raises(KeyboardInterrupt):
@@ -233,8 +238,8 @@ def test_a_language_models_texts_lines_with_one_token_are_left_out_and_told(word
         "--out",
         tmp_path / "q",
     )
-    assert "1 rows have nothing to predict, and were left out" in said
-    assert "1 examples were longer than the model takes, and were cut" in said
+    assert "rows with nothing to predict, left out: 1" in said
+    assert "examples longer than the model takes, cut: 1" in said
     examples = [(tokenizer(line)["input_ids"][:16],) * 2 for line in lines if line != "w3"]
     assert_precision(tmp_path / "q", damped(squares(model, word_losses(model, examples))))
 

@@ -89,7 +89,7 @@ class SquareSums:
         self._drawn = None
         with torch.enable_grad():
             self._add(batch, examples, index)
-        finite = all(bool(torch.isfinite(tensor.sum())) for tensor in self._small)
+        finite = not self._small or bool(torch.isfinite(torch.stack([t.sum() for t in self._small])).all())
         self.examples += len(examples)
         self._pending += len(examples)
         if self._pending >= _EXAMPLES or not finite:

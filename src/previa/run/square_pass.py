@@ -21,6 +21,7 @@ from previa.fit.batches import map_tensors
 from previa.fit.labels import Labels
 from previa.fit.square_sums import SquareSums
 from previa.io.checkpoint import open_checkpoint, save_checkpoint
+from previa.run.stopping import heard
 from previa.run.sweep import Progress
 from previa.run.tokens import Example
 
@@ -155,18 +156,15 @@ def pass_over(
 ) -> Measured:
     """sum_i (d/dtheta loss_i)^2 over the examples, exact for each; see previa.squared_gradients.
 
-    partial: a file beside the result with the sums so far, written every half minute and when the pass is stopped; where it is
-    there, of the same facts, the pass goes on from it: to the same bits, but for the rounding of its first batch. It stays until
+    partial: a file beside the result with the sums so far, written every half minute and when the pass is stopped (Ctrl-C or
+    SIGTERM, heard after the batch at work; KeyboardInterrupt is then raised); where it is there, of the same facts, the pass goes on from it: to the same bits, but for the rounding of its first batch. It stays until
     the caller has stored the result. facts: what the pass rests on, beside the data and these arguments.
     Raises InputError where the partial file is another pass's, and as squared_gradients.
     """
     device, dtype = (lambda p: (p.device, p.dtype))(next(model.parameters()))
 
     def made(some: tuple[Example, ...]) -> Batch:
-        def moved(tensor: Tensor) -> Tensor:
-            return tensor.to(device, dtype if tensor.dtype == torch.float32 else None)
-
-        return Batch(some, map_tensors(moved, task.collate(some)))
+        return Batch(some, _moved(task.collate(some), device, dtype))
 
     draws = torch.Generator().manual_seed(seed)
     labels = _OnInputs(task.labels(mode, draws))
@@ -175,22 +173,31 @@ def pass_over(
     facts = {**facts, "labels": mode, "batch_size": batch_size, "seed": seed, "data": _digest(chosen)}
     resumed = _go_on(partial, facts, sums, draws)
     saved, cost = time.monotonic(), 0.0
-    try:
+    with heard() as stopped:
         while sums.examples < len(chosen):
             sums.add(made(chosen[sums.examples : sums.examples + batch_size]))
             if progress is not None:
                 progress("squared gradients", sums.examples, len(chosen))
-            if time.monotonic() - saved > max(SECONDS, 20 * cost):
+            if stopped() or time.monotonic() - saved > max(SECONDS, 20 * cost):
                 start = time.monotonic()
                 _keep(partial, facts, sums, draws)
                 saved = time.monotonic()
                 cost = saved - start
-    except KeyboardInterrupt:
-        if sums.examples > resumed:
-            _keep(partial, facts, sums, draws)
-        raise
-    result = sums.ways()
-    return Measured(sums.total, sums.examples, *result, resumed)
+            if stopped():
+                raise KeyboardInterrupt
+    return Measured(sums.total, sums.examples, *sums.ways(), resumed)
+
+
+def _moved(inputs: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """To the model's device; numbers in float32 to its dtype, but not the labels, which are compared in float32."""
+
+    def to(tensor: Tensor) -> Tensor:
+        return tensor.to(device, dtype if tensor.dtype == torch.float32 else None)
+
+    if isinstance(inputs, Mapping) and isinstance(inputs.get("labels"), Tensor):
+        rest = {name: value for name, value in inputs.items() if name != "labels"}
+        return {**map_tensors(to, rest), "labels": inputs["labels"].to(device)}
+    return map_tensors(to, inputs)
 
 
 def _keep(partial: Path, facts: Mapping[str, Any], sums: SquareSums, draws: torch.Generator) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -64,9 +65,10 @@ def load_model(
     kind = getattr(transformers, auto) if auto else _own_class(transformers, at)
     open_checkpoint(at)  # a pickle is refused here, and with its reason
     try:
-        model, report = kind.from_pretrained(
-            at, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
+        with _without_bars(transformers):
+            model, report = kind.from_pretrained(
+                at, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
     except (ValueError, OSError, RuntimeError) as error:
         raise InputError(f"{at}: transformers cannot read it as {kind.__name__}: {_short(error)}") from error
     lacking = sorted(report["missing_keys"]) + [str(pair[0]) for pair in report.get("mismatched_keys", ())]
@@ -151,6 +153,19 @@ def import_transformers() -> Any:
     except ImportError as error:
         raise MissingExtraError("models of transformers need that package; install previa[hf].") from error
     return transformers
+
+
+@contextmanager
+def _without_bars(transformers: Any) -> Iterator[None]:
+    """No progress bar for reading a file, which stands beside ours otherwise."""
+    log = transformers.utils.logging
+    shown = log.is_progress_bar_enabled()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            log.enable_progress_bar()
 
 
 def _in_adapter(name: str) -> str:

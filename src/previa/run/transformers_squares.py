@@ -74,7 +74,7 @@ class Made:
             + (f" of {N}, drawn by the seed" if n < N else "")
             + f", {self.provenance.label_mode} labels, "
             f"{self.provenance.reduction} of the losses",
-            ", ".join(f"{count} tensors {by[way]}" for way, count in sorted(ways.items())),
+            "tensors " + ", ".join(f"{by[way]}: {count}" for way, count in sorted(ways.items())),
             f"the prior is {100 * (self.provenance.prior_share or 0):.0f} % of the precision on average",
         ]
         if self.measured.note:
@@ -82,9 +82,9 @@ class Made:
         if self.measured.resumed:
             told.append(f"went on after {self.measured.resumed} examples of a stopped pass")
         if self.examples.cut:
-            told.append(f"{self.examples.cut} examples were longer than the model takes, and were cut")
+            told.append(f"examples longer than the model takes, cut: {self.examples.cut}")
         if self.examples.empty:
-            told.append(f"{self.examples.empty} rows have nothing to predict, and were left out")
+            told.append(f"rows with nothing to predict, left out: {self.examples.empty}")
         return told
 
 
