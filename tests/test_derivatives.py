@@ -78,6 +78,14 @@ def test_two_parts_instead_of_three_are_refused():
 
 
 @pytest.mark.parametrize(
+    ("returned", "said"), [(None, "returned NoneType"), ((1.0, 2.0, 3.0), "the loss is float")]
+)
+def test_what_is_no_tensor_is_named(returned, said):
+    with pytest.raises(ParamsError, match=said):
+        list(evaluated(lambda _: returned, THETA, "here"))
+
+
+@pytest.mark.parametrize(
     "loss",
     [lambda theta: (torch.ones(3, 2) @ theta).sum(), lambda theta: theta.square().sum(0, keepdim=True)],
     ids=["float32 data", "shape [1]"],

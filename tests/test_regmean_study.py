@@ -135,6 +135,6 @@ def test_a_checkpoint_and_data_are_enough(folder):
 def test_a_model_without_such_layers_is_refused_in_a_sentence(folder):
     with (
         opened(study_from_dict(table("Table"), folder=folder)) as work,
-        pytest.raises(PreviaError, match="Table has no Linear or Conv2d layer.*Leave regmean out"),
+        pytest.raises(PreviaError, match=r"Table has no Linear or Conv2d layer.*Leave regmean out"),
     ):
         fit(work)

@@ -74,7 +74,7 @@ seeds = 2
 snapshots = 3
 subsets = [[15], [5, 15]]
 temperature = 10
-blocks = "tensor"
+blocks = "module"
 [preview]
 steps = 4
 methods = ["mixture", "simple"]
@@ -289,3 +289,12 @@ def test_a_study_is_frozen():
     with pytest.raises(AttributeError):
         s.seed = 1
     assert isinstance(s, Study)
+
+
+def test_the_old_word_for_module_is_understood(tmp_path):
+    table = {
+        "study": {"name": "a", "model": "m:b"},
+        "task": [{"name": task, "data": "m:d"} for task in "ab"],
+        "mixture": {"blocks": "tensor"},
+    }
+    assert study_from_dict(table, folder=tmp_path).mixture.blocks == "module"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +30,10 @@ class Mixture:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        if isinstance(self.components, Posterior) or not isinstance(self.components, Sequence):
+            raise InputError(
+                f"Mixture: components is a {type(self.components).__name__}; expected a list of posteriors."
+            )
         if not self.components:
             raise InputError("Mixture: it needs at least one component.")
         if any(not isinstance(q, Posterior) for q in self.components):
@@ -36,15 +41,23 @@ class Mixture:
                 "a mixture's components must be members of an exponential family, such as Diagonal; found "
                 f"{', '.join(sorted({type(q).__name__ for q in self.components}))}."
             )
+        _check_alike(self.components)
         K = len(self.components)
-        pi = torch.full((K,), 1 / K) if self.weights is None else torch.as_tensor(self.weights)
-        pi = pi.double()
+        try:
+            pi = torch.full((K,), 1 / K) if self.weights is None else torch.as_tensor(self.weights)
+            pi, tau = pi.double(), float(self.temperature)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"Mixture: weights and temperature must be numbers; found {self.weights!r} and {self.temperature!r}."
+            ) from error
         if pi.shape != (K,):
             raise AlphaError(f"Mixture: {tuple(pi.shape)} weights for {K} components.")
-        if bool((pi <= 0).any()) or abs(float(pi.sum()) - 1) > 1e-4:
+        if not bool((pi > 0).all()) or not abs(float(pi.sum()) - 1) <= 1e-4:
             raise AlphaError(f"Mixture: the weights must be above zero and sum to one; found {pi.tolist()}.")
-        if not self.temperature > 0:
-            raise InputError(f"Mixture: the temperature must be above zero; found {self.temperature}.")
+        if not 0 < tau < math.inf:
+            raise InputError(
+                f"Mixture: the temperature must be above zero and finite; found {self.temperature}."
+            )
         object.__setattr__(self, "components", tuple(self.components))
         object.__setattr__(self, "weights", pi / pi.sum())
 
@@ -97,6 +110,23 @@ class Mixture:
     @property
     def _pi(self) -> Tensor:
         return torch.as_tensor(self.weights)
+
+
+def _check_alike(components: Sequence[Posterior]) -> None:
+    """Raise InputError, ParamsError unless all are single posteriors of one family over the same parameters."""
+    first = components[0]
+    for number, q in enumerate(components):
+        if type(q) is not type(first):
+            raise InputError(
+                f"Mixture: component {number} is {type(q).__name__}, but component 0 is {type(first).__name__}; all must be of "
+                "one family."
+            )
+        mode = q.mode()
+        if mode.vector.dim() > 1:
+            raise InputError(
+                f"Mixture: component {number} is a batch of shape {tuple(mode.vector.shape[:-1])}; hand in its rows as components."
+            )
+        first.layout.check(mode, f"Mixture: component {number}", "component 0")
 
 
 def _factorised(q: Posterior) -> Factorised:

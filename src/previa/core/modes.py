@@ -45,10 +45,15 @@ def modes(
     Diagonal or Isotropic beside them or as prior: conjugate gradients. Mixtures and Student-t: EM from several starts.
     blocks: (start, stop) ranges that tile the parameter vector, as Layout.blocks() gives; a mixture is then taken as a product
     of mixtures, one a block, with responsibilities of its own (for mixtures and Student-t only).
+    EM is a local search, of which the best of several starts is kept; one of them is the solution at the nearest other weighting,
+    so what is found at a weighting depends on which others are asked for with it. Where responsibilities saturate, it can end
+    below the best choice of one component a task: on a hard synthetic case at half of the weightings, by a median of 1.7 nats.
     Raises AlphaError, InputError, ParamsError, PrecisionError as ``merge``.
     """
     if not posteriors:
         raise InputError("modes: there are no posteriors.")
+    if not isinstance(max_iterations, int) or max_iterations < 1:
+        raise InputError(f"modes: max_iterations is {max_iterations!r}; expected a whole number from 1 on.")
     if blocks is not None and all(isinstance(q, Posterior | Products) for q in posteriors):
         raise InputError(
             f"modes: blocks are for mixtures and Student-t, whose responsibilities they part; {type(posteriors[0]).__name__} "

@@ -61,10 +61,14 @@ def evaluated(
         shapes = {"loss": (n,), "gradient": (n, P), "Hessian": (n, P, P)}
         if not isinstance(parts, tuple) or len(parts) != len(shapes):
             raise ParamsError(
-                f"{where}: the derivatives returned {type(parts).__name__} of length {len(parts)}, but must return a tuple "
+                f"{where}: the derivatives returned {_found(parts)}, but must return a tuple of three tensors "
                 "(loss [S], gradient [S, P], Hessian [S, P, P]); previa.by_autograd makes them from a loss."
             )
         for (name, shape), part in zip(shapes.items(), parts, strict=True):
+            if not isinstance(part, Tensor):
+                raise ParamsError(
+                    f"{where}: the {name} is {type(part).__name__}, but must be a torch tensor."
+                )
             if part.shape != shape:
                 raise ParamsError(
                     f"{where}: the {name} has shape {tuple(part.shape)}, but {n} samples of {P} parameters need "
@@ -83,3 +87,12 @@ def chunks(matrices: int, P: int) -> Iterator[slice]:
     """Ranges of so many matrices [P, P] as fit in 256 MB."""
     size = max(1, ENTRIES // max(1, P * P))
     return (slice(start, min(start + size, matrices)) for start in range(0, matrices, size))
+
+
+def _found(parts: object) -> str:
+    """What came instead of three tensors, for an error."""
+    return (
+        f"{type(parts).__name__} of length {len(parts)}"
+        if isinstance(parts, tuple | list)
+        else type(parts).__name__
+    )

@@ -73,7 +73,7 @@ def mixture_vi(
                 f"mixture_vi: component {number} has its tensors in another order than component 0."
             )
     mu = torch.stack([Flat.of(q.mean).vector for q in starts])  # [K, P]
-    P = torch.stack([q.precision for q in starts])  # [K, P, P]
+    P = torch.stack([torch.as_tensor(q.precision) for q in starts])  # [K, P, P]
     L = torch.linalg.cholesky(P)
     log_pi = torch.full((K,), -math.log(K)).to(mu)
     first = float(torch.rand((), dtype=mu.dtype, generator=generator, device=generator.device))
@@ -110,7 +110,7 @@ def mixture_vi(
 
 def scattered(q: Full, components: int, *, spread: float = 1.0, generator: Generator) -> list[Full]:
     """``components`` Gaussians to start a mixture from, of q's precision H, their means drawn from N(mean, spread^2 H^-1)."""
-    m, H = Flat.of(q.mean).vector, q.precision
+    m, H = Flat.of(q.mean).vector, torch.as_tensor(q.precision)
     eps = normal(components, m, generator)
     means = m + spread * torch.linalg.solve_triangular(torch.linalg.cholesky(H).mT, eps.mT, upper=True).mT
     return [q.from_natural((H.flatten(), H @ mean)) for mean in means]  # they share H's memory

@@ -46,7 +46,7 @@ def von(
     if not 0 <= averaged <= 1:
         raise InputError(f"von: averaged is {averaged}, but a share of the steps lies between 0 and 1.")
     q = Full(start, as_matrix(precision, start))
-    m, S = Flat.of(q.mean).vector, q.precision
+    m, S = Flat.of(q.mean).vector, torch.as_tensor(q.precision)
     L = torch.linalg.cholesky(S)
     kept = max(1, math.floor(averaged * steps))
     natural = torch.zeros_like(S), torch.zeros_like(m)

@@ -80,7 +80,7 @@ def warnings(work: Work, previews: Mapping[str, Preview]) -> list[str]:
         if "effective_k" in stats and several and np.median(stats["effective_k"]) < SATURATED:
             found.append(
                 f"{name}: EM picks one component per task instead of blending them (its effective number is "
-                f"{np.median(stats['effective_k']):.2f}). A higher temperature or blocks = 'tensor' in [mixture] may blend."
+                f"{np.median(stats['effective_k']):.2f}). A higher temperature or blocks = 'module' in [mixture] may blend."
             )
     return found
 
@@ -118,7 +118,7 @@ def _posteriors(study: Study, runs: Runs) -> dict[str, tuple[list[Any], PreviewM
 
 def _mixtures(study: Study, runs: Runs) -> dict[str, tuple[list[Any], PreviewMethod]]:
     """The mixture and its subsets: of each finetuned task all seeds' snapshots after these steps, of others what they bring."""
-    blocks = runs.base.layout.blocks() if study.mixture.blocks == "tensor" else None
+    blocks = runs.base.layout.blocks() if study.mixture.blocks == "module" else None
     found: dict[str, tuple[list[Any], PreviewMethod]] = {}
     for name, steps in study.mixtures().items():
         chosen = [step in steps for step in study.snapshot_steps()]

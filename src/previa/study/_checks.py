@@ -94,6 +94,11 @@ def one_of(*names: str) -> Check:
     return check
 
 
+def renamed(check: Check, names: Mapping[str, str]) -> Check:
+    """As ``check``, with old words for new ones."""
+    return lambda value: check(names.get(value, value) if isinstance(value, str) else value)
+
+
 def several_of(*names: str) -> Check:
     """A list of some of these words, each once."""
 

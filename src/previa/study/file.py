@@ -65,7 +65,7 @@ class AdamWSettings:
 
 @dataclass(frozen=True)
 class MixtureSettings:
-    """[mixture]: its components, seeds x snapshots; its responsibilities, tempered, of "model" or "tensor".
+    """[mixture]: its components, seeds x snapshots; its responsibilities, tempered, of the whole "model" or of each "module".
 
     subsets: lists of steps of [finetune] after which a snapshot is kept. The snapshots of each, of all seeds, are one more
     mixture to preview, named by its number of components: App. B.3 has mixture_10 and mixture_20 beside the whole of 30.
@@ -77,7 +77,7 @@ class MixtureSettings:
         _checks.lists_of(whole(1), "a list of lists of rising steps, such as [[100, 150]]"), ()
     )
     temperature: float = key(number(above=0), 1.0)
-    blocks: str = key(one_of("model", "tensor"), "model")
+    blocks: str = key(_checks.renamed(one_of("model", "module"), {"tensor": "module"}), "model")
 
 
 @dataclass(frozen=True)
