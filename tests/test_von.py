@@ -193,3 +193,13 @@ def test_a_loss_that_overflows_names_the_step():
     """A start far outside: exp(800) is infinite in float64."""
     with pytest.raises(NotFiniteError, match="von, step 1: the loss holds NaN or infinity"):
         von(skewed, {"x": torch.full((1,), 800.0)}, precision=1.0, generator=seeded())
+
+
+def test_a_loss_that_curves_downwards_has_no_gaussian():
+    def at(theta):
+        eye = torch.eye(2, dtype=torch.float64)
+        return -theta.square().sum(-1), -2 * theta, -2 * eye.expand(len(theta), 2, 2)
+
+    start = {"w": torch.zeros(2, dtype=torch.float64)}
+    with pytest.raises(PrecisionError, match="curves downwards"):
+        von(at, start, precision=1.0, generator=torch.Generator().manual_seed(0))
