@@ -101,9 +101,9 @@ def test_a_name_that_ends_like_another_keeps_its_own_rank(tmp_path: Path) -> Non
     class Outer(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.a, self.b = torch.nn.Linear(4, 4), Inner()
+            self.a, self.b, self.c = torch.nn.Linear(4, 4), Inner(), torch.nn.Linear(4, 4)
 
-    MODELS["named"] = (Outer, {"target_modules": ["a", "b.a"]})  # type: ignore[index]
+    MODELS["named"] = (Outer, {"target_modules": ["a", "b.a", "c"]})  # type: ignore[index]
     try:
         study = Study(tmp_path, "named", rank_pattern={"^a": 3})
         out = study.merge(product=True)
