@@ -283,6 +283,34 @@ def test_tokens_that_the_data_brings_are_taken_as_they_are(words, tmp_path, caps
     assert_precision(tmp_path / "q", damped(squares(model, losses)))
 
 
+def test_padding_that_the_data_brings_is_none_of_its_tokens(words, tmp_path, capsys):
+    folder, model, _ = words
+    rows = [
+        {"input_ids": [5, 6, 7, 0, 0], "attention_mask": [1, 1, 1, 0, 0], "labels": [5, 6, 7, 0, 0]},
+        {
+            "input_ids": [0, 8, 9, 10, 11],
+            "attention_mask": [0, 1, 1, 1, 1],
+            "labels": [-100, -100, 9, 10, 11],
+        },
+    ]
+    common = ["--model", folder, "--task-type", "causal-lm", "--out", tmp_path / "q", "--data"]
+    ran(capsys, *common, tiny.write_lines(tmp_path / "a.jsonl", rows))
+    losses = word_losses(model, [([5, 6, 7], [5, 6, 7]), ([8, 9, 10, 11], [-100, 9, 10, 11])])
+    assert_precision(tmp_path / "q", damped(squares(model, losses)))
+    for mask in ([1, 0, 1, 1, 1], [1, 1]):
+        holes = tiny.write_lines(tmp_path / "b.jsonl", [{**rows[0], "attention_mask": mask}])
+        assert "row 1: attention_mask" in ran(capsys, *common, holes, code=1)
+
+
+def test_what_a_model_raises_on_a_batch_is_told(words, tmp_path, capsys):
+    folder, _, _ = words
+    file = tiny.write_lines(tmp_path / "a.jsonl", [{"input_ids": [5, 6, tiny.VOCABULARY + 3]}])
+    said = ran(
+        capsys, "--model", folder, "--data", file, "--task-type", "causal-lm", "--out", tmp_path / "q", code=1
+    )
+    assert "the model or its loss cannot take a batch of these rows: IndexError" in said
+
+
 def test_a_model_in_bfloat16_and_frozen_parameters(words, tmp_path, capsys):
     folder, _, _ = words
     (tmp_path / "a.txt").write_text("\n".join(tiny.sentences(8)), encoding="utf-8")

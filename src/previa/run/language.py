@@ -26,7 +26,7 @@ class CausalLM:
     config: Any
     tokenizer: Tokenizer | None
     roles = (
-        {**TOKENS, "labels?": ("labels",)},
+        {("labels?" if role == "labels" else role): usual for role, usual in TOKENS.items()},
         {"prompt": ("prompt", "instruction", "question"), "completion": ("completion", "response", "answer", "output")},
         {"text": ("text", "content", "document")},
     )  # fmt: skip
@@ -36,12 +36,9 @@ class CausalLM:
         """Tokens that are their own labels."""
         cut = False
         if "input_ids" in self.columns:
-            ids = ready(self.columns, row, where)["input_ids"]
-            labels = (
-                [int(n) for n in self.columns.value(row, "labels", where)]
-                if "labels" in self.columns
-                else ids
-            )
+            found = ready(self.columns, row, where, "labels")
+            ids = found["input_ids"]
+            labels = found.get("labels", ids)
             if len(labels) != len(ids):
                 raise InputError(
                     f"{where}: {len(labels)} labels for {len(ids)} tokens; expected one each, -100 for none."
@@ -55,8 +52,8 @@ class CausalLM:
             labels = [IGNORED] * min(before, len(ids)) + ids[before:]
         else:
             assert self.tokenizer is not None
-            found, cut = self.tokenizer(str(self.columns.value(row, "text", where)))
-            ids = labels = found["input_ids"]
+            text, cut = self.tokenizer(str(self.columns.value(row, "text", where)))
+            ids = labels = text["input_ids"]
         if all(label == IGNORED for label in labels[1:]):
             return None
         return Example({"input_ids": ids, "labels": labels}, len(ids), cut)

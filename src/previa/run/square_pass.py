@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -16,11 +17,12 @@ from torch.nn import Module
 
 from previa.core.params import Params
 from previa.data.files import Rows
-from previa.errors import InputError
+from previa.errors import InputError, PreviaError
 from previa.fit.batches import map_tensors
 from previa.fit.labels import Labels
 from previa.fit.square_sums import SquareSums
 from previa.io.checkpoint import open_checkpoint, save_checkpoint
+from previa.run.scoring import describe
 from previa.run.stopping import heard
 from previa.run.sweep import Progress
 from previa.run.tokens import Example
@@ -175,7 +177,8 @@ def pass_over(
     saved, cost = time.monotonic(), 0.0
     with heard() as stopped:
         while sums.examples < len(chosen):
-            sums.add(made(chosen[sums.examples : sums.examples + batch_size]))
+            with _explained(batch_size):
+                sums.add(made(chosen[sums.examples : sums.examples + batch_size]))
             if progress is not None:
                 progress("squared gradients", sums.examples, len(chosen))
             if stopped() or time.monotonic() - saved > max(SECONDS, 20 * cost):
@@ -186,6 +189,23 @@ def pass_over(
             if stopped():
                 raise KeyboardInterrupt
     return Measured(sums.total, sums.examples, *sums.ways(), resumed)
+
+
+@contextmanager
+def _explained(batch_size: int) -> Iterator[None]:
+    """What a model or a loss of others raises on a batch, as an InputError."""
+    try:
+        yield
+    except PreviaError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"batches of {batch_size} examples do not fit the device's memory. Lower --batch-size or --max-length."
+        ) from error
+    except Exception as error:
+        raise InputError(
+            f"the model or its loss cannot take a batch of these rows: {describe(error)}"
+        ) from error
 
 
 def _moved(inputs: Any, device: torch.device, dtype: torch.dtype) -> Any:

@@ -22,6 +22,7 @@ TOKENS: Roles = {
     "input_ids": ("input_ids",),
     "labels": ("labels", "label"),
     "token_type_ids?": ("token_type_ids",),
+    "attention_mask?": ("attention_mask",),
 }
 """Data that brings its tokens."""
 
@@ -126,10 +127,21 @@ def padded(examples: Sequence[Example], fill: Mapping[str, int]) -> dict[str, Te
     return batch
 
 
-def ready(columns: Columns, row: Mapping[str, Any], where: str) -> dict[str, list[int]]:
-    """The tokens that a row brings. Raises InputError, beginning with ``where``, where it brings none."""
-    roles = [role for role in ("input_ids", "token_type_ids") if role in columns]
+def ready(columns: Columns, row: Mapping[str, Any], where: str, *also: str) -> dict[str, list[int]]:
+    """input_ids, token_type_ids and ``also`` as a row brings them, without its padding: batches are padded anew.
+
+    Raises InputError, beginning with ``where``, where there are no tokens, or masked ones between others.
+    """
+    roles = [role for role in ("input_ids", "token_type_ids", *also) if role in columns]
     found = {role: [int(n) for n in columns.value(row, role, where)] for role in roles}
+    if "attention_mask" in columns:
+        mask = [bool(n) for n in columns.value(row, "attention_mask", where)]
+        first, last = (mask.index(True), len(mask) - mask[::-1].index(True)) if any(mask) else (0, 0)
+        if len(mask) != len(found["input_ids"]) or not all(mask[first:last]):
+            raise InputError(
+                f"{where}: attention_mask {mask}; expected one a token, with padding at the ends only."
+            )
+        found = {role: n[first:last] if len(n) == len(mask) else n for role, n in found.items()}
     if not found["input_ids"]:
         raise InputError(f"{where}: no tokens; expected at least one.")
     return found
