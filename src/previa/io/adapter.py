@@ -231,4 +231,5 @@ def _relative(lost: float, whole: float) -> float:
 
 
 def _write_json(file: Path, value: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", "utf-8")
+    """In order: the first of several patterns that match counts."""
+    file.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
