@@ -47,18 +47,25 @@ class Options:
     docs: Path
     workers: int
     command: str = ""
+    seeds: int = 1  # of a mean over seeds: from ``seed`` on
 
     @property
     def stem(self) -> str:
-        """The name of its files in docs; those of the small scale are the ones that are committed."""
-        return self.name if self.scale == "small" else f"{self.name}-{self.scale}"
+        """The name of its files in docs; those of the small scale and seed 0 are the ones that are committed."""
+        scale = "" if self.scale == "small" else f"-{self.scale}"
+        return f"{self.name}{scale}" + (f"-seed{self.seed}" if self.seed else "")
 
 
-def options(name: str, doc: str, argv: Sequence[str] | None = None) -> Options:
-    """The options of the command line; doc: the script's own docstring, for --help. Ends the program on wrong ones."""
+def options(
+    name: str, doc: str, argv: Sequence[str] | None = None, *, seeds: Mapping[str, int] | None = None
+) -> Options:
+    """The options of the command line; doc: the script's own docstring, for --help. Ends the program on wrong ones.
+
+    seeds: of a study that is a mean over seeds, how many by the scale; the script then has the option --seeds.
+    """
     examples = (
         f"examples:\n  python experiments/{name}.py                                 the size of the committed results\n"
-        f"  python experiments/{name}.py --scale tiny                    seconds; its numbers mean nothing\n"
+        f"  python experiments/{name}.py --scale tiny                    to see that it runs; its numbers mean nothing\n"
         f"  python experiments/{name}.py --scale paper --device cuda     the paper's own sizes"
     )
     parser = argparse.ArgumentParser(
@@ -78,6 +85,10 @@ def options(name: str, doc: str, argv: Sequence[str] | None = None) -> Options:
     parser.add_argument(
         "--workers", type=int, help="processes that score (default: one a core; one on a GPU)"
     )
+    if seeds is not None:
+        parser.add_argument(
+            "--seeds", type=int, help=f"of the mean (default: {seeds['small']}; tiny: {seeds['tiny']})"
+        )
     args = parser.parse_args(argv)
     if args.device != "cpu":
         import torch
@@ -89,12 +100,16 @@ def options(name: str, doc: str, argv: Sequence[str] | None = None) -> Options:
     workers = args.workers or (os.cpu_count() or 1 if args.device == "cpu" else 1)
     if workers < 1:
         parser.error(f"--workers should be 1 or more. Found {args.workers}.")
+    count = 1 if seeds is None else args.seeds if args.seeds is not None else seeds[args.scale]
+    if count < 1:
+        parser.error(f"--seeds should be 1 or more. Found {count}.")
     seed = f"-seed{args.seed}" if args.seed else ""
     out = args.out or ROOT / "experiments-out" / f"{name}-{args.scale}{seed}"
     docs = args.docs or (ROOT / "docs" / "experiments" if args.scale == "small" else out)
     command = f"python experiments/{name}.py --scale {args.scale} --seed {args.seed}"
     command += "" if args.device == "cpu" else f" --device {args.device}"
-    return Options(name, args.scale, args.device, args.seed, out, docs, workers, command)
+    command += "" if seeds is None else f" --seeds {count}"
+    return Options(name, args.scale, args.device, args.seed, out, docs, workers, command, count)
 
 
 def data(*parts: str) -> Path:
@@ -220,5 +235,5 @@ def finish(
     }
     _results.write_json(options.docs / f"{options.stem}.json", facts)
     _results.draw(store, columns, options.docs, options.stem, title=title, unit=unit)
-    _results.show(facts)
+    _results.show(facts, dict(columns).get(_results.TRUTH, "joint finetuning"))
     return facts

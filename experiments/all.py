@@ -34,10 +34,8 @@ def main() -> int:
     docs.mkdir(parents=True, exist_ok=True)
     found = {}
     common = ["--scale", args.scale, "--device", args.device, "--seed", str(args.seed), "--docs", str(docs)]
-    for script in sorted(HERE.glob("fig*.py")):
+    for script in (*sorted(HERE.glob("fig*.py")), *sorted(HERE.glob("digits_*.py"))):
         found[script.stem] = run(script, common)
-    for script in sorted(HERE.glob("digits_*.py")):  # means over seeds, always of one size
-        found[script.stem] = run(script, ["--docs", str(docs), *(["--seeds", "1"] if tiny else [])])
     for table in TABLES:
         found[table] = run(HERE / f"{table}.py", ["--docs", str(docs)])
     print(f"\n{'=' * 72}\nAll experiments, scale {args.scale}; numbers and pictures are in {docs}\n")

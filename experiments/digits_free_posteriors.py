@@ -1,22 +1,15 @@
 """Are posteriors that cost nothing any good? Adam's second moments and snapshots on the demo's study, for several seeds.
 
-Run: python experiments/digits_free_posteriors.py --seeds 8      (about a minute a seed)
-Each seed trains the study's base, its tasks and its joint runs, and each task once more by AdamW with torch's own beta2 and with
-a short memory. Writes digits_free_posteriors.json into docs/experiments (or --docs): per posterior regret@1, Spearman and MSE
+Some minute a seed. Each seed trains the study's base, its tasks and its joint runs, and each task once more by AdamW with torch's own beta2 and with
+a short memory. Writes digits_free_posteriors.json: per posterior regret@1, Spearman and MSE
 against the joint runs, each seed's and their mean; and how Adam's moments compare with the squared gradients they stand for.
 """
 
-import argparse
-import json
-import os
-import platform
 import statistics
-import time
-from dataclasses import replace
-from importlib import resources
-from pathlib import Path
 
 import torch
+from _digits import SEEDS, Quality, over_seeds
+from _shared import options
 from torch.nn.functional import cross_entropy
 
 from previa import Diagonal, Flat, Given, Isotropic, compare, damped, squared_gradients, sweep
@@ -25,13 +18,10 @@ from previa.fit.snapshots import snapshot_posterior
 from previa.run.fit import fit
 from previa.run.joint import truth
 from previa.run.work import opened
-from previa.study.file import read_study
 
-ROOT = Path(__file__).resolve().parent.parent
-DOCS = ROOT / "docs" / "experiments"
 KEPT = ("regret_at_1", "regret_noise", "gain_over_uniform", "spearman", "spearman_top25", "mse", "offset")
 BETA2 = (0.999, 0.9)
-LATE = tuple(range(55, 101, 5))  # the last ten of twenty snapshots
+LATE = tuple(k / 20 for k in range(11, 21))  # of a run: the last ten of twenty snapshots
 
 
 def loss(model, batch):
@@ -63,8 +53,8 @@ def ranks(values: torch.Tensor) -> torch.Tensor:
     return values.argsort().argsort().double()
 
 
-def one_seed(study) -> tuple[dict, dict]:
-    """(name of the posterior -> its quality, what Adam's moments are beside squared gradients)."""
+def one_seed(study) -> tuple[Quality, dict[str, dict]]:
+    """(name of the posterior -> its quality, "moments": what Adam's are beside squared gradients)."""
     with opened(study) as work:
         runs, true = fit(work), truth(work)
         ingredients, model, B = work.ingredients, work.ingredients.model, study.finetune.batch_size
@@ -101,7 +91,9 @@ def one_seed(study) -> tuple[dict, dict]:
                 found["simple, AdamW"] = [Isotropic(m) for m in ends]
                 for floor in (10.0, 1.0, 0.1):
                     found[f"snapshots of one run, floor {floor:g}"] = [
-                        snapshot_posterior([steps[k] for k in LATE], mean=m, floor=floor)
+                        snapshot_posterior(
+                            [steps[round(share * study.adamw.steps)] for share in LATE], mean=m, floor=floor
+                        )
                         for steps, m in zip(snapshots, ends, strict=True)
                     ]
         seeds = [[run[-1].mode() for run in task.ivon] for task in runs.tasks.values()]
@@ -115,40 +107,13 @@ def one_seed(study) -> tuple[dict, dict]:
         judged = compare(true, previews, uniform=work.uniform, size_proportional=work.size_proportional)
         quality = {name: {key: getattr(q, key) for key in KEPT} for name, q in judged.methods.items()}
         quality["uniform weights"] = {"regret_at_1": judged.truth.best_score - judged.truth.uniform_score}
-        return quality, agreement
+        return quality, {"moments": agreement}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--docs", type=Path, default=DOCS, help="where digits_free_posteriors.json goes")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "experiments-out" / "digits_free_posteriors", help="work folder"
-    )
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    started, seeds, agreements = time.perf_counter(), [], []
-    with resources.as_file(resources.files("previa.data") / "digits.toml") as file:
-        study = read_study(file)
-    for seed in range(args.seeds):
-        quality, agreement = one_seed(replace(study, seed=seed, out=args.out / str(seed)))
-        seeds.append(quality)
-        agreements.append(agreement)
-        print(f"seed {seed}: {time.perf_counter() - started:.0f} s", flush=True)
-    mean = {
-        name: {key: statistics.mean(seed[name][key] or 0.0 for seed in seeds) for key in seeds[0][name]}
-        for name in seeds[0]
-    }
-    facts = {
-        "command": f"python experiments/digits_free_posteriors.py --seeds {args.seeds}",
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, no GPU",
-        "seconds": round(time.perf_counter() - started),
-    }
-    args.docs.joinpath("digits_free_posteriors.json").write_text(
-        json.dumps({**facts, "mean": mean, "seeds": seeds, "moments": agreements}, indent=1) + "\n"
-    )
+    """All seeds, then the table of their means."""
+    found = over_seeds(options("digits_free_posteriors", __doc__, seeds=SEEDS), one_seed)
+    mean, seeds = found.mean, found.seeds
     print(f"{'posterior':42s} regret@1  (worst)  difference to simple  Spearman  difference           MSE")
     for name, q in sorted(mean.items(), key=lambda pair: pair[1]["regret_at_1"]):
         if "mse" in q:

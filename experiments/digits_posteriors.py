@@ -1,23 +1,14 @@
 """Which posterior previews best on the digits? The demo's study for several seeds, and settings that it does not show.
 
-Run: python experiments/digits_posteriors.py --seeds 8      (about a minute a seed on two cores)
-Writes digits_posteriors.json into docs/experiments (or --docs): per method regret@1, Spearman and MSE, each seed's and their
+Some two minutes a seed on two cores. Writes digits_posteriors.json: per method regret@1, Spearman and MSE, each seed's and their
 mean. A seed changes the pretraining, the finetunings and the joint runs; the split of the data stays.
 """
 
-import argparse
-import json
-import os
-import platform
-import statistics
-import tempfile
-import time
 from dataclasses import replace
 from functools import partial
-from importlib import resources
-from pathlib import Path
 
-import torch
+from _digits import SEEDS, Quality, over_seeds
+from _shared import options
 
 from previa import Expected, Isotropic, StudentT, compare, modes, sweep
 from previa.core.kronecker import Kronecker, kronecker_damping, regmean
@@ -27,9 +18,7 @@ from previa.run.joint import truth
 from previa.run.live import live
 from previa.run.pipeline import methods, preview
 from previa.run.work import opened
-from previa.study.file import read_study
 
-DOCS = Path(__file__).parent.parent / "docs" / "experiments"
 KEPT = (
     "regret_at_1",
     "regret_noise",
@@ -75,7 +64,7 @@ def kronecker_variants(work, runs):
     return found
 
 
-def one_seed(study, workers: int) -> dict[str, dict[str, float | None]]:
+def one_seed(study, workers: int) -> Quality:
     """name of the method -> its quality."""
     with opened(study) as work:
         runs = fit(work, workers=workers)
@@ -92,7 +81,7 @@ def one_seed(study, workers: int) -> dict[str, dict[str, float | None]]:
         for name, change in {
             "mixture, temperature 30": {"temperature": 30.0},
             "mixture, temperature 1000": {"temperature": 1000.0},
-            "mixture, per tensor": {"blocks": "tensor"},
+            "mixture, per tensor": {"blocks": "module"},
         }.items():
             other = replace(study, mixture=replace(study.mixture, **change))
             variants[name] = methods(other, runs)["mixture"]
@@ -115,36 +104,9 @@ def one_seed(study, workers: int) -> dict[str, dict[str, float | None]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--docs", type=Path, default=DOCS, help="where digits_posteriors.json goes")
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
-    args = parser.parse_args()
-    torch.set_num_threads(1)  # pretraining amplifies rounding: numbers would depend on the number of cores
-    started = time.perf_counter()
-    seeds = []
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        resources.as_file(resources.files("previa.data") / "digits.toml") as file,
-    ):
-        study = read_study(file)
-        for seed in range(args.seeds):
-            seeds.append(one_seed(replace(study, seed=seed, out=Path(folder) / str(seed)), args.workers))
-            print(f"seed {seed}: {time.perf_counter() - started:.0f} s", flush=True)
-    mean = {
-        name: {key: statistics.mean(seed[name][key] or 0.0 for seed in seeds) for key in seeds[0][name]}
-        for name in seeds[0]
-    }
-    facts = {
-        "command": f"python experiments/digits_posteriors.py --seeds {args.seeds}",
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, no GPU",
-        "seconds": round(time.perf_counter() - started),
-    }
-    args.docs.joinpath("digits_posteriors.json").write_text(
-        json.dumps({**facts, "mean": mean, "seeds": seeds}, indent=1) + "\n"
-    )
+    """All seeds, then the table of their means."""
+    o = options("digits_posteriors", __doc__, seeds=SEEDS)
+    mean = over_seeds(o, lambda study: (one_seed(study, o.workers), {})).mean
     print(f"{'method':32s} regret@1  Spearman  top 25 %      MSE   offset")
     for name, q in sorted(mean.items(), key=lambda pair: pair[1].get("regret_at_1", -1)):
         if "mse" in q:
