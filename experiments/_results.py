@@ -140,7 +140,7 @@ def draw(
     pareto(truth, previews, folder / f"{stem}-pareto.png", title=title, unit=unit)
 
 
-def show(facts: Mapping[str, Any]) -> None:
+def show(facts: Mapping[str, Any], truth_label: str = "joint finetuning") -> None:
     """Print the table of all methods, best regret first, and what became of the recommended pick."""
     from rich import box
     from rich.console import Console
@@ -163,11 +163,11 @@ def show(facts: Mapping[str, Any]) -> None:
         numbers = f"{q['mse']:.4f}", f"{q['offset']:+.3f}", str(q["weightings"]), f"{q['seconds']:.1f}"
         table.add_row(name, f"{q['regret_at_1']:.4f}", pick, *shown, *numbers)
     console = Console(width=max(150, Console().width))
-    print(f"\n{facts['title']}: previews judged by joint finetuning, best regret first\n")
+    print(f"\n{facts['title']}: previews judged by {truth_label}, best regret first\n")
     console.print(table)
     truth, chosen = facts["truth"], facts["recommended"]
     even = "" if truth["uniform_score"] is None else f"; uniform weights: {truth['uniform_score']:.4f}"
-    print(f"\nBest of {truth['weightings']} joint runs: {truth['best_score']:.4f}{even}.")
+    print(f"\nBest of {truth_label} at {truth['weightings']} weightings: {truth['best_score']:.4f}{even}.")
     noise = chosen["regret_noise"]
     if chosen["within_noise"] is False:
         print(

@@ -5,6 +5,7 @@ Ours are read from docs/experiments/*.json, which `finish` writes, and from stor
 
 import argparse
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,35 @@ DOCS = Path(__file__).resolve().parent.parent / "docs" / "experiments"
 BESIDE = ("figure", "setting", "from")  # the first columns of `rows`
 ROLES = ("simple", "hessian", "mixture")
 HEADS = {"simple": "simple", "hessian": "Hessian", "mixture": "mixture"}
+UNITS = {"accuracy": "points", "minus loss": "loss"}  # of differences of scores, by the unit of the scores
+LABELS = (  # of methods that the study gives no label: what the name begins with, or has in it, and what to call that
+    (r"^ivon_hessian", "IVON-HESS"),
+    (r"^hessian_(\d+)_pooled", r"IVON-HESS of \1 models, pooled"),
+    (r"^hessian", "IVON-HESS"),
+    (r"^simple_(\d+)_pooled", r"average of \1 models"),
+    (r"^(simple|task_arithmetic)", "simple averaging"),
+    (r"^von_few", "full Gaussian, few steps"),
+    (r"^von", "full Gaussian by VON"),
+    (r"^laplace", "full Hessian at the minimum"),
+    (r"^diagonal_laplace", "its diagonal"),
+    (r"^expansion_at_0", "expansion at 0"),
+    (r"^expansion_at_quarter", "expansion a quarter of the way"),
+    (r"^mixture_(\d+)", r"mixture of \1"),
+    (r"^mixture_grid", "mixture fitted on a grid"),
+    (r"^mixture_from_prior", "mixture begun at the prior"),
+    (r"^squared_gradients", "squared gradients"),
+    (r"^student_t", "Student-t"),
+    (r"^kronecker", "K-FAC"),
+    (r"^regmean", "RegMean"),
+    (r"_b2", ", settings of B.2"),
+    (r"_long", ", for longer"),
+    (r"_blocks", ", responsibilities per module"),
+    (r"_tempered_(\d+)|_tau(\d+)", r", temperature \1\2"),
+    (r"_warped", ", square roots of the weights"),
+    (r"_seed(\d+)", r", seed \1"),
+    (r"_(expected|sampled)", r", \1 labels"),
+    (r"_prior_", ", prior "),
+)
 Three = tuple[Any, Any, Any]
 DIGITS_ROLES = {"simple": "simple", "hessian": "ivon_hessian", "mixture": "mixture"}
 
@@ -38,6 +68,11 @@ class Paper:
     best: float
     alphas: Three
     best_alpha: tuple[float, ...]
+
+    @property
+    def unit(self) -> str:
+        """Of its scores and regrets."""
+        return "BLEU" if "BLEU" in self.setting else "points"
 
     @property
     def regret(self) -> tuple[float | None, ...]:
@@ -76,6 +111,31 @@ class Study:
         """Whether its scores are shares, to be shown in percent as the paper's."""
         return str(self.facts.get("unit", "")) == "accuracy"
 
+    @property
+    def unit(self) -> str:
+        """Of differences of scores as they are shown."""
+        unit = str(self.facts.get("unit", "score"))
+        return UNITS.get(unit, unit)
+
+    @property
+    def size(self) -> str:
+        """The scale, and the seed where it is not the usual one."""
+        return f"{self.scale}, seed {self.facts['seed']}" if self.facts.get("seed") else self.scale
+
+    def label(self, method: str) -> str:
+        """What a reader calls a method: the study's own word, or its name in plain words."""
+        own = str(self.facts["methods"][method].get("label", method))
+        if own != method:
+            return own
+        for pattern, words in LABELS:
+            own = re.sub(pattern, words, own)
+        return own
+
+    def of_the_paper(self, method: str) -> bool:
+        """Whether it is one of the paper's: it has one of its columns, or a column of the study's picture."""
+        own = self.facts["methods"][method].get("label", method)
+        return method in self.facts["roles"].values() or own != method
+
     def of(self, role: str, key: str) -> Any:
         """One number of the method in this column of the paper, or None."""
         method = self.facts["roles"].get(role)
@@ -108,14 +168,19 @@ def studies(docs: Path, stores: Sequence[Path] = ()) -> list[Study]:
             n = len(facts["seeds"])
             mean = {"roles": DIGITS_ROLES, "methods": facts["mean"], "unit": "accuracy"}
             title = f"MLP on digits, mean of {n} seeds"
-            found.append(Study(path.stem, "small", {**facts, **mean, "title": title}))
+            scale = str(facts.get("scale", "small"))
+            found.append(Study(path.stem, scale, {**facts, **mean, "title": title}))
     for path in stores:
         with Store.read(path) as store:
             kept = store.get("finish", {})
             columns = [tuple(pair) for pair in kept.get("columns", [])]
             judged = _results.judge(store, columns, sizes=kept.get("sizes", {}), roles=kept.get("roles"))
             name = str(store.provenance.get("name", path.parent.name))
-            about = {"title": kept.get("title", name), "unit": kept.get("unit", "score")}
+            about = {
+                "title": kept.get("title", name),
+                "unit": kept.get("unit", "score"),
+                "seed": store.fingerprint.get("seed"),
+            }
             found.append(Study(name, str(store.fingerprint.get("scale", "")), {**about, **judged}))
     return found
 
@@ -129,13 +194,13 @@ def rows(found: Sequence[Study], line: Line) -> Iterator[list[str]]:
         ours = [s for s in found if s.name.startswith(paper.prefix)]
         for study in ours:
             left.remove(study)
-            yield ["", "", f"here, {study.scale}", *line(study)]
+            yield ["", "", f"here, {study.size}", *line(study)]
         if not ours:
             yield ["", "", "not run here", *[""] * width]
     for study in left:
         title = str(study.facts.get("title", study.name))
         unit = "" if study.percent else f" (unit: {study.facts.get('unit', 'score')})"
-        yield ["", title + unit, f"here, {study.scale}", *line(study)]
+        yield ["", title + unit, f"here, {study.size}", *line(study)]
 
 
 def shown(value: float | None, digits: int = 4) -> str:

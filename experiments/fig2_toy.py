@@ -31,18 +31,23 @@ from previa.study.simplex import grid
 from previa.study.store import Store
 
 TASKS = ("task 1", "task 2", "task 3")
-LABELS = {
+NAMES = {
     "simple": "simple averaging",
     "laplace": "full Hessian at the minimum",
     "von": "full Gaussian, VON",
-    "mixture": "mixture of 10, EM",
-    "mixture_b2": "mixture of 10, settings of B.2",
+    "mixture": "mixture of {K}, EM",
+    "mixture_b2": "mixture of {K}, settings of B.2",
     "mixture_b2_long": "the same for 40 times as long",
-    "mixture_grid": "mixture of 10 fitted on a grid",
+    "mixture_grid": "mixture of {K} fitted on a grid",
 }
 PANELS = ("simple", "laplace", "mixture")
 ROLES = {"simple": "simple", "hessian": "laplace", "mixture": "mixture"}
 ROUNDING = 1e-12  # of F in float64, relative to 1 + |F|: a fall beyond it is a fall
+
+
+def labels(K: int) -> dict[str, str]:
+    """The methods' names for a reader, with mixtures of K components."""
+    return {name: label.format(K=K) for name, label in NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ def one_draw(seed: int, s: Settings) -> dict[str, object]:
     best = np.array([minimiser(a, b, alpha) for alpha in alphas])
     fitted, seconds = posteriors(a, b, seed, s)
     mean, worst, stats = {}, {}, {}
-    for name in LABELS:
+    for name in NAMES:
         found = modes(torch.from_numpy(alphas), fitted[name])
         excess = (alphas * (losses(a, b, found.params.vector.numpy()) - losses(a, b, best))).sum(-1)
         mean[name], worst[name], stats[name] = float(excess.mean()), float(excess.max()), found.stats
@@ -145,7 +150,7 @@ def shown_draw(seed: int, s: Settings, store: Store) -> None:
     theta = {"joint": np.array([minimiser(a, b, alpha) for alpha in alphas])}
     fitted, seconds = posteriors(a, b, seed, s)
     seconds["joint"] = time.perf_counter() - started - sum(seconds.values())
-    for name in LABELS:
+    for name in NAMES:
         theta[name] = modes(torch.from_numpy(alphas), fitted[name]).params.vector.numpy()
     for name, places in theta.items():
         for row in store.missing(name, alphas):
@@ -154,11 +159,11 @@ def shown_draw(seed: int, s: Settings, store: Store) -> None:
             store.record(name, alphas[row], scores, seconds=seconds[name] / len(alphas), stats=place)
 
 
-def show(draws: list[dict[str, Any]]) -> None:
+def show(draws: list[dict[str, Any]], K: int) -> None:
     """The mean excess of every method and draw, and what EM did."""
     print(f"\nMean excess of the weighted loss over its minimum, {len(draws)} draws of the losses\n")
     print(f"{'draw':32s}" + "".join(f"{d['seed']:>8d}" for d in draws))
-    for name, label in LABELS.items():
+    for name, label in labels(K).items():
         print(f"{label:32s}" + "".join(f"{d['mean_excess'][name]:8.4f}" for d in draws))
     ratios = [d["mean_excess"]["simple"] / d["mean_excess"]["mixture"] for d in draws]
     print(f"{'simple averaging / mixture':32s}" + "".join(f"{ratio:8.1f}" for ratio in ratios))
@@ -179,16 +184,18 @@ def main(o: Options) -> None:
                 print(f"draw {seed}: {time.perf_counter() - started:.0f} s", flush=True)
             draws.append(store.get(f"draw {seed}"))
         shown = o.seed + s.shown
-        if any(len(store.missing(name, weightings(T, s.fine))) for name in ("joint", *LABELS)):
+        if any(len(store.missing(name, weightings(T, s.fine))) for name in ("joint", *NAMES)):
             shown_draw(shown, s, store)
-        columns = [("joint", "exact minimisers"), *((name, LABELS[name]) for name in PANELS)]
+        columns = [("joint", "exact minimisers"), *((name, labels(s.components)[name]) for name in PANELS)]
         facts = finish(
             o, store, started=started, title="Figure 2, losses in two dimensions", columns=columns,
             unit="minus loss", settings=asdict(s), roles=ROLES, extra={"shown": shown, "draws": draws},
         )  # fmt: skip
-        show(draws)
+        show(draws, s.components)
         previews = {name: store.preview(name) for name in ("joint", *PANELS)}
-    draw(o.docs / f"{o.stem}.png", draw_losses(shown), previews, LABELS)  # in the place of the usual picture
+    draw(
+        o.docs / f"{o.stem}.png", draw_losses(shown), previews, labels(s.components)
+    )  # in the place of the usual picture
     print(f"{facts['seconds']:.0f} s in all; pictures and numbers are in {o.docs}")
 
 

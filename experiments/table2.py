@@ -9,7 +9,7 @@ from _tables import BESIDE, HEADS, ROLES, Paper, Study, rows, run
 
 NOTES = """Each cell: the best previewed score → the score of joint finetuning at the weights that it picks, mean over tasks, in percent (BLEU for
 figure 7). `best` is the best of joint finetuning over the grid, `uniform` joint finetuning at equal weights. The last column, ours alone: the regret
-of the weighting that previa recommends (the mixture's pick where there is one) in points, and whether the test items can tell it from 0. Only studies with picks
+of the weighting that previa recommends (the mixture's pick where there is one) with its unit, and whether the test items can tell it from 0. Only studies with picks
 of their own are listed."""
 
 
@@ -29,17 +29,18 @@ def line(row: Paper | Study) -> Sequence[str]:
 def verdict(row: Study) -> str:
     """Whether the recommended pick is as good as the best, as far as the test items tell."""
     chosen = row.facts["recommended"]
+    name = row.label(chosen["method"])
     regret, noise = row.score(chosen["regret_at_1"], 2), chosen["regret_noise"]
     if noise is None:
-        return f"{chosen['method']}: {regret}"
+        return f"{name}: {regret} {row.unit}"
     sign, word = ("≤", "within noise") if chosen["within_noise"] else (">", "above noise")
-    return f"{chosen['method']}: {regret} {sign} {row.score(noise, 2)}, {word}"
+    return f"{name}: {regret} {sign} {row.score(noise, 2)} {row.unit}, {word}"
 
 
 def notes(found: Sequence[Study]) -> str:
     """The legend, and which recommendations can be told from the best."""
     above = [
-        f"{s.name} ({s.scale})" for s in picking(found) if s.facts["recommended"]["within_noise"] is False
+        f"{s.name} ({s.size})" for s in picking(found) if s.facts["recommended"]["within_noise"] is False
     ]
     return NOTES + (f"\n\nRegrets above the noise floor: {', '.join(above)}." if above else "")
 
