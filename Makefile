@@ -27,7 +27,7 @@ docs: $(VENV)/dev.done
 benchmarks: $(VENV)/dev.done
 	for name in merge squared_gradients ivon_step sweep simplex; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
-# make experiments SCALE=tiny: all of them in a minute or two, with numbers that mean nothing; SCALE=paper DEVICE=cuda: the paper's sizes.
+# make experiments SCALE=tiny: all of them in some minutes, with numbers that mean nothing; SCALE=paper DEVICE=cuda: the paper's sizes.
 SCALE ?= small
 DEVICE ?= cpu
 
