@@ -101,6 +101,12 @@ def test_every_figure_runs_end_to_end_and_again_at_the_tiny_scale(script, tmp_pa
         }
 
 
+def test_another_seed_writes_other_files(module, tmp_path):
+    options = module("_shared").options
+    stems = [options("fig8_mock", "A mock.", ["--seed", k, "--out", str(tmp_path)]).stem for k in ("0", "1")]
+    assert stems == ["fig8_mock", "fig8_mock-seed1"]
+
+
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
 def test_committed_results_say_where_they_come_from_and_name_no_machine(path):
     text = path.read_text(encoding="utf-8")
@@ -326,3 +332,79 @@ def test_the_papers_own_table_is_consistent(module):
         assert (
             (row.mse[2] is None) == (row.score[2] is None) == (row.alphas[2] is None) == (row.figure in "467")
         )
+
+
+FREE = {
+    "simple averaging": "simple, AdamW",
+    "squared gradients, prior 10": "squared gradients, prior 10, beta2 0.999",
+    "squared gradients, prior 1": "squared gradients, prior 1, beta2 0.999",
+    "Adam's moments, prior 10": "Adam, prior 10, beta2 0.999",
+    "Adam's moments, prior 1": "Adam, prior 1, beta2 0.999",
+    "their root (`power=0.5`), prior 10": "root of Adam, prior 10, beta2 0.999",
+    "their root, prior 1": "root of Adam, prior 1, beta2 0.999",
+    "Adam's moments with beta2 = 0.9, prior 10": "Adam, prior 10, beta2 0.9",
+    "Adam's moments with beta2 = 0.9, prior 1": "Adam, prior 1, beta2 0.9",
+    "snapshots, the last ten of one run, floor 1": "snapshots of one run, floor 1",
+    "snapshots, the last ten of one run, floor 0.1": "snapshots of one run, floor 0.1",
+    "five seeds of IVON, simple averaging of their averages": "average of five seeds",
+    "five seeds of IVON as snapshots, floor 1": "five seeds, floor 1",
+    "uniform weights, without any preview": "uniform weights",
+}
+DIGITS = {
+    "simple averaging (= task arithmetic)": "simple",
+    "IVON's Hessian": "ivon_hessian",
+    "mixture of 20, EM": "mixture",
+    "mixture, responsibilities per layer": "mixture, per tensor",
+    "mixture, temperature 30": "mixture, temperature 30",
+    "mixture, temperature 1000": "mixture, temperature 1000",
+    **{f"RegMean {k} at IVON's means": f"regmean, IVON, off-diagonal {float(k):g}" for k in ("0.9", "1.0")},
+    **{f"RegMean {k} at AdamW's ends": f"regmean, AdamW, off-diagonal {float(k):g}" for k in ("0.9", "1.0")},
+    **{f"K-FAC at IVON's means, damping {d}": f"kronecker, IVON, damping {d}" for d in ("0.01", "1", "100")},
+    **{f"K-FAC, damping {d}": f"kronecker, AdamW, damping {d}" for d in ("0.01", "1", "100")},
+    "Student-t on IVON's Hessian, nu = 1": "student_t, nu 1",
+    "Student-t on IVON's Hessian, nu = 10 000": "student_t, nu 10000",
+    "averaging of the AdamW runs": "simple, AdamW",
+    "squared gradients, prior 10": "squared_gradients",
+    **{f"squared gradients, prior {p}": f"squared_gradients, prior {p}" for p in ("0.01", "0.1", "1", "100")},
+    "uniform weights, no preview": "uniform weights",
+}
+
+
+def page_rows(path, head):
+    """The table of a page that begins with this heading, a dictionary a row, without marks of emphasis."""
+    lines = path.read_text(encoding="utf-8").split(f"\n| {head} |")[1].split("\n\n")[0].split("\n")
+    heads = [head, *(cell.strip() for cell in lines[0].strip(" |").split("|"))]
+    for line in lines[2:]:
+        cells = [cell.strip().strip("*") for cell in line.strip()[1:-1].split("|")]
+        yield dict(zip(heads, cells, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("page", "file", "names"),
+    [("free-posteriors.md", "digits_free_posteriors", FREE), ("experiments/digits_posteriors.md", "digits_posteriors", DIGITS)],
+)  # fmt: skip
+def test_the_digits_pages_have_the_numbers_of_their_json(page, file, names):
+    facts = json.loads((RESULTS / f"{file}.json").read_text())
+    seeds, rows = facts["seeds"], list(page_rows(ROOT / "docs" / page, "posterior"))
+    assert [row["posterior"] for row in rows if row["posterior"] not in names] == []
+    assert len(rows) == len(names)
+    keys = {"regret@1": "regret_at_1", "worst seed": "regret_at_1", "Spearman": "spearman", "top 25 %": "spearman_top25", "MSE": "mse",
+            "offset": "offset", "difference in regret": "regret_at_1", "difference in Spearman": "spearman", "gain in Spearman": "spearman"}  # fmt: skip
+    beside = "simple, AdamW"
+    for row in rows:
+        name = names[row.pop("posterior")]
+        if file == "digits_posteriors":
+            averaged_alike = "AdamW" in name or name.startswith("squared_gradients")
+            beside = "simple, AdamW" if averaged_alike else "simple"
+        for column, cell in ((c, cell) for c, cell in row.items() if cell):
+            key = keys[column]
+            if column == "worst seed":
+                found = [max(seed[name][key] for seed in seeds)]
+            elif " in " in column:
+                apart = [(seed[name][key] or 0.0) - (seed[beside][key] or 0.0) for seed in seeds]
+                found = [np.mean(apart), np.std(apart, ddof=1) / len(apart) ** 0.5]
+            else:
+                found = [facts["mean"][name][key]]
+            for text, value in zip(cell.split(" ± "), found, strict=True):
+                half = 0.5 * 10.0 ** -len(text.split(".")[1])
+                assert float(text) == pytest.approx(value, abs=half * 1.0001), (name, column)
