@@ -56,9 +56,7 @@ def test_components_are_alike_and_single():
     with pytest.raises(InputError, match="component 0 is a batch of shape"):
         Mixture([batch])
     for wrong in (diagonal, "ab", 3):
-        with pytest.raises(
-            InputError, match=r"(expected a list|members of an exponential)"
-        ):
+        with pytest.raises(InputError, match=r"(expected a list|members of an exponential)"):
             Mixture(wrong)
     for weights, temperature in (("ab", 1.0), (None, "hot")):
         with pytest.raises(InputError, match="must be numbers"):
