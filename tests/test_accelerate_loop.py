@@ -363,6 +363,19 @@ def test_settings_that_cannot_be_right_are_refused():
         )
 
 
+def test_fp16_with_loss_scaling_is_refused():
+    accelerator = accelerator_of(cpu=True)
+    accelerator.scaler = SimpleNamespace()
+    with pytest.raises(InputError, match="IVON cannot be trained with fp16"):
+        finetune_accelerated(
+            classifier(),
+            Mixture(TASKS, (0.3, 0.7), recipe()),
+            loss=losses,
+            collate=collate,
+            accelerator=accelerator,
+        )
+
+
 def test_memory_and_progress_are_told():
     told = []
     found = run(classifier(), Mixture(TASKS, (0.3, 0.7), recipe()), progress=lambda *what: told.append(what))

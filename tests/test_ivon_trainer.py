@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import torch
+from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 from torch.nn import Linear
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -368,6 +369,12 @@ def test_any_other_trainer_takes_it_as_a_mixin(tmp_path):
 def test_settings_that_cannot_be_right_are_refused(tmp_path, change, message):
     with pytest.raises(InputError, match=message):
         trainer(tmp_path, **change)
+
+
+def test_fp16_with_loss_scaling_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Accelerator, "mixed_precision", property(lambda accelerator: "fp16"))
+    with pytest.raises(InputError, match="fp16 with loss scaling"):
+        trainer(tmp_path)
 
 
 def test_a_token_mean_under_sum_needs_the_number_of_tokens(tmp_path):
