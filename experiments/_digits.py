@@ -56,7 +56,9 @@ def over_seeds(o: Options, one_seed: Callable[[Study], tuple[Quality, Mapping[st
     A seed that the work folder has is gone through again: what it trained is not trained again.
     """
     torch.set_num_threads(1)  # pretraining amplifies rounding: numbers would depend on the number of cores
-    started, seeds, more = time.perf_counter(), [], {}
+    started = time.perf_counter()
+    seeds: list[Quality] = []
+    more: dict[str, list[Any]] = {}
     for seed in range(o.seed, o.seed + o.seeds):
         quality, facts = one_seed(replace(study_of(o.scale), seed=seed, out=o.out / str(seed)))
         seeds.append(quality)
