@@ -18,7 +18,7 @@ OPTION = {"tasks": "task", "columns": "column"}
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
 
 
-@click.command(short_help="Joint finetuning at one weighting, of a study or of a model folder.")
+@click.command(short_help="Joint finetuning at one weighting.")
 @click.argument("study", type=click.Path(path_type=Path), metavar="[STUDY.toml]", required=False)
 @click.option("--alpha", metavar="A,B,...", help="One weight per task, in their order, summing to one.")
 @OUT

@@ -15,7 +15,7 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MI
 AUTO = "auto"
 
 
-@click.command(short_help="Merge model folders, adapters or files at one weighting, or at many.")
+@click.command(short_help="Merge model folders, adapters or files.")
 @click.option(
     "--task",
     "tasks",
