@@ -148,7 +148,7 @@ class SquareSums:
             ) as error:  # activations are recomputed in the backward pass, without the hooks
                 self._climb_all(f"activations are recomputed ({str(error).splitlines()[0]})")
             except RuntimeError as error:
-                if not tape.expanded:
+                if not tape.expanded or isinstance(error, torch.OutOfMemoryError):
                     raise
                 self._climb(tape.expanded, f"a shared tensor cannot be copied for each example: {error}")
             if before is not None:

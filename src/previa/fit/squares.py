@@ -86,6 +86,11 @@ def add_products(left: Tensor, right: Tensor, total: Tensor, space: Space) -> No
     for row in range(0, total.shape[0], rows):
         part, left_part = total[row : row + rows], left[:, :, row : row + rows].transpose(1, 2)
         grads = space.take(left, n, *part.shape)
+        if n == 1:
+            (G,) = grads
+            for one, other in zip(left_part.unbind(), right.unbind(), strict=True):
+                part.addcmul_(torch.mm(one, other, out=G), G)
+            continue
         for start in range(0, len(left), n):
             these = left_part[start : start + n]
             found = grads[: len(these)]
