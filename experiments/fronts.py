@@ -51,7 +51,7 @@ def chosen(study: Study) -> list[tuple[str, Mapping[str, Any]]]:
     fronts = study.facts.get("pareto", {})
     own = [pair for pair in fronts.items() if study.of_the_paper(pair[0])]
     others = [pair for pair in fronts.items() if not study.of_the_paper(pair[0])]
-    return own + sorted(others, key=lambda pair: (pair[1]["luck"], -pair[1]["volume_share"]))[:BESIDES]
+    return own + sorted(others, key=lambda pair: (pair[1]["luck"], -(pair[1]["volume_share"] or 0)))[:BESIDES]
 
 
 if __name__ == "__main__":
