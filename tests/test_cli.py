@@ -341,7 +341,7 @@ def start(folder, *words: str) -> subprocess.Popen:
 
 
 def wait_for_rows(process: subprocess.Popen, store, method: str, count: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
         try:
@@ -408,7 +408,7 @@ def test_a_run_stopped_in_its_middle_goes_on_with_what_is_missing(phase, stop, f
 
 def test_a_run_stopped_while_its_workers_start_says_one_sentence(folder):
     process = start(folder, "run", str(write_study(folder)), "--workers", "2")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not (folder / "out/study.db").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.5)  # into the workers' imports

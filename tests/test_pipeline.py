@@ -709,7 +709,7 @@ with opened(study_from_dict({table(score=f"{NAME}:slow_score")!r}, folder={str(f
     calls = folder / "calls"
     environment = {**os.environ, "PREVIA_CALLS": str(calls), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", script], env=environment)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while (
         not calls.exists() or calls.stat().st_size < 3 * 30
     ) and process.poll() is None:  # 3 calls a weighting
