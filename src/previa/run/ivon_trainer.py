@@ -34,10 +34,10 @@ class IvonTrainer(Trainer):
         trainer = IvonTrainer(model, args, train_dataset=..., ivon=IvonRecipe(lr=0.1, ess=1e4, betas=(0.9, 0.999)))
         trainer.train(); trainer.save_model("de")      # de/model.safetensors, de/posterior.safetensors
 
-    All micro-batches of a step share one sample theta, and their gradients make that of the whole batch's mean loss, also
-    for models whose loss ignores what the Trainer divides by (see ``get_batch_samples``). The Trainer clips that gradient,
-    averaged over processes, before the sample is taken. Evaluation, checkpoints and what is left after an exception are at the mean m. A run that is resumed
-    goes on bit for bit. Noise is of args.seed, the same in all processes.
+    All micro-batches of a step share one sample theta, and their gradients make that of the whole batch's mean loss, also for
+    models whose loss ignores what the Trainer divides by (see ``get_batch_samples``). The Trainer clips that gradient, averaged
+    over processes, before the sample is taken. Evaluation, checkpoints and what is left after an exception are at the mean m.
+    A run that is resumed goes on bit for bit. Noise is of args.seed, the same in all processes.
 
     ivon: lr, ess, betas, weight_decay (delta) and so on: they rule, and args.learning_rate and args.weight_decay must be
     left alone. ess None is the convention "sum", where it is the number of examples.
