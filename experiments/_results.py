@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from previa import compare
-from previa.show._look import write
+from previa.show._look import LABELS, write
 from previa.show.panels import panels
 from previa.show.pareto import pareto
 from previa.study.compare import Quality
@@ -132,7 +132,7 @@ def draw(
     store: Store, columns: Sequence[tuple[str, str]], folder: Path, stem: str, *, title: str, unit: str
 ) -> None:
     """NAME.png: the truth and the chosen previews in the paper's layout; NAME-pareto.png: their fronts."""
-    labels = dict(columns)
+    labels = {name: LABELS.get(text, text[:1].upper() + text[1:]) for name, text in columns}
     previews = {labels[name]: store.preview(name) for name, _ in columns if name != TRUTH}
     truth = store.preview(TRUTH)
     path = folder / f"{stem}.png"

@@ -79,8 +79,21 @@ def test_levels_are_finer_on_the_truths_plateau_and_even_where_it_has_none():
     assert np.ptp(coarse) < 1e-9
     assert fine.max() < coarse.min() / 4
     assert np.histogram(plateau, steps)[0].max() < 0.2 * len(plateau)
-    even = graded({"joint": land(np.linspace(0.3, 0.91, 60)), "simple": land(plateau)})
+    low, high = (
+        np.linspace(0.3, 0.7, 30),
+        np.linspace(0.7, 0.91, 30),
+    )  # an eighth in a band is not a plateau yet
+    even = graded({"joint": land(np.concatenate([low, high])), "simple": land(plateau)})
     assert np.ptp(np.diff(even)) < 1e-9  # the previews' crowds do not count
+
+
+def test_lines_of_finer_levels_are_fainter_since_their_density_is_no_steepness():
+    made = figure(4, 4)
+    axes = made.add_axes((0.05, 0.05, 0.9, 0.9), projection="ternary")
+    preview = made_up(TASKS[3], steps=10)
+    filled(axes, preview.alphas, preview.mean, scale(np.array([0.4, 0.6, 0.8, 0.84, 0.88, 0.92, 1.0]), MAP))
+    found = {tuple(c.levels): c.get_alpha() for c in axes.collections if not c.filled}
+    assert found[0.4, 0.6, 0.8] > 2 * found[0.84, 0.88, 0.92, 1.0]
 
 
 def test_a_band_of_a_higher_score_is_always_of_a_lighter_colour():

@@ -148,7 +148,14 @@ def test_axis_labels_legend_and_caption_do_not_lie_upon_each_other(T, methods, t
     pareto(noisy(truth), previews, tmp_path / "a.png", unit="accuracy")
     made[0].canvas.draw()
     legend = made[0].legends[0].get_window_extent()
-    assert max(t.get_window_extent().y1 for t in made[0].texts if "Each dot" in t.get_text()) <= legend.y0
+    assert (
+        max(
+            t.get_window_extent().y1
+            for t in made[0].texts
+            if "is a weighting at its true scores" in " ".join(t.get_text().split())
+        )
+        <= legend.y0
+    )
     labels = [axes.xaxis.label for axes in made[0].axes if axes.name != "ternary"]
     assert legend.y1 < min(label.get_window_extent().y0 for label in labels if label.get_text())
 

@@ -101,13 +101,14 @@ def caption(tasks: Sequence[str], unit: str, drawn: Mapping[str, Drawn]) -> str:
         if good_word(judged[0]) == "near-optimal"
         else ""
     )
+    marks = "A dot or a cross" if any(d.kinds["bad"].any() for d in drawn.values() if d.fronts) else "A dot"
     seen = (
         " Diamonds are previewed scores: their level counts for nothing, only which weightings are on the front."
         if any(d.diamonds for d in drawn.values())
         else ""
     )
     return (
-        f"Each dot and cross is a weighting at its true scores ({unit}).{near} By chance: the share among all weightings; where "
+        f"{marks} is a weighting at its true scores ({unit}).{near} By chance: the share among all weightings; where "
         "most are good, finding some is no feat. Hypervolume: the part of the true front's that the previewed front's "
         f"weightings reach; by chance: what as many drawn blindly reach on average.{seen}{pairs}"
     )

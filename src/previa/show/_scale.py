@@ -6,15 +6,19 @@ import numpy as np
 
 from previa.show._look import Array, Landscape, levels
 
-CROWDED = 1 / 6  # of the truth's weightings in one band: it is split
+CROWDED = (
+    (0.5, 1 / 5),
+    (0.9, 1 / 8),
+)  # from which quantile of the truth, and what share of it in one band is too many
 MOST = 40  # levels: more colours cannot be told apart
 
 
 def graded(lands: Mapping[str, Landscape]) -> Array:
     """Round levels that cover the means of all methods: even ones, and finer ones where the truth is flat.
 
-    Where a band above the truth's median holds more than CROWDED of its weightings, it and those up to the truth's best are
-    split into four or five; then the same for the best tenth. Without a truth the previews' weightings count together.
+    Where a band above the truth's median holds more than a fifth of its weightings, it and those up to the truth's best are
+    split into four or five; then, with an eighth, the bands of its best tenth. Where there is no such plateau finer bands would
+    show the noise of single runs. Without a truth the previews' weightings count together.
     """
     every = np.concatenate([land.mean for land in lands.values()])
     steps = levels(every)
@@ -22,12 +26,12 @@ def graded(lands: Mapping[str, Landscape]) -> Array:
     crowd = crowd[np.isfinite(crowd)]
     if crowd.size == 0 or np.ptp(crowd) == 0:
         return steps
-    for lowest in np.quantile(crowd, (0.5, 0.9)):
+    for quantile, most in CROWDED:
         shares = np.histogram(crowd, steps)[0] / crowd.size
-        crowded = np.logical_or.accumulate((shares > CROWDED) & (steps[1:] >= lowest))
+        crowded = np.logical_or.accumulate((shares > most) & (steps[1:] >= np.quantile(crowd, quantile)))
         finer = _split(steps, crowded & (steps[:-1] <= crowd.max()))
         finer = finer[: np.searchsorted(finer, np.nanmax(every)) + 1]  # above there is no score
-        if len(finer) > MOST:
+        if len(finer) > MOST or not crowded.any():
             break
         steps = finer
     return steps

@@ -64,8 +64,12 @@ def filled(axes: Any, alphas: Array, values: Array, colours: Scale) -> None:
             filler = np.where(fine, values, colours.levels[0])  # masked, but matplotlib wants numbers
             axes.tricontourf(top, left, right, mesh.get_masked_triangles(), filler, levels=colours.levels,
                              cmap=colours.colours, norm=colours.norm)  # fmt: skip
-            axes.tricontour(top, left, right, mesh.get_masked_triangles(), filler, levels=colours.levels,
-                            colors="white", linewidths=0.35, linestyles="solid", alpha=0.55)  # fmt: skip
+            gaps = np.diff(colours.levels)
+            finer = np.concatenate(([False], gaps < gaps.max() / 2))
+            for levels, faint in ((colours.levels[~finer], 0.55), (colours.levels[finer], 0.25)):
+                if len(levels):  # lines that lie closer look steeper, where only the levels do
+                    axes.tricontour(top, left, right, mesh.get_masked_triangles(), filler, levels=levels,
+                                    colors="white", linewidths=0.35, linestyles="solid", alpha=faint)  # fmt: skip
     if fine.sum() and (_spread(alphas) < 2 or len(alphas) < 10):
         axes.scatter(top[fine], left[fine], right[fine], c=values[fine], cmap=colours.colours, norm=colours.norm,
                      s=60, edgecolors=INK, linewidths=0.6, zorder=4, clip_on=False)  # fmt: skip
