@@ -101,6 +101,63 @@ def test_every_figure_runs_end_to_end_and_again_at_the_tiny_scale(script, tmp_pa
         }
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits_posteriors", "digits_free_posteriors"])
+def test_the_digits_scripts_take_the_same_options_and_do_not_train_again(name, tmp_path):
+    arguments = "--scale", "tiny", "--seed", 3, "--out", tmp_path / "out", "--docs", tmp_path / "docs"
+    run(FOLDER / f"{name}.py", *arguments)
+    (file,) = (tmp_path / "docs").iterdir()
+    assert file.name == f"{name}-tiny-seed3.json"
+    facts = json.loads(file.read_text())
+    assert facts["command"] == f"python experiments/{name}.py --scale tiny --seed 3 --seeds 1"
+
+    def trained():
+        files = (tmp_path / "out").rglob("*.safetensors")  # squared gradients are damped anew
+        return {path: path.stat().st_mtime_ns for path in files if "squared" not in path.name}
+
+    before = trained()
+    assert before
+    run(FOLDER / f"{name}.py", *arguments)
+    assert trained() == before
+    assert json.loads(file.read_text())["mean"] == facts["mean"]
+
+
+def test_all_keeps_tiny_results_and_those_of_other_seeds_away_from_the_committed_ones(module):
+    results = module("all").results
+    assert results("small", 0) == results("paper", 0) == RESULTS
+    assert results("small", 1).name == "docs-small-seed1"
+    assert results("tiny", 0).name == "docs-tiny"
+
+
+def test_the_toys_tasks_sit_at_the_corners_where_they_are_in_the_plane(module):
+    seated = module("_toy_figure").seated
+    own = np.array([[1.0, -6.0], [-8.0, 0.0], [1.0, 3.0]])  # right below, left, top
+    assert seated(np.eye(3), own) == [2, 1, 0]
+    assert seated(np.eye(3)[[1, 0, 2]], own[[1, 0, 2]]) == [2, 1, 0]  # whatever the order of the weightings
+
+
+def test_pictures_name_methods_alike(module, monkeypatch):
+    """Once "Simple averaging" stood beside "full Gaussian"."""
+    results, drawn = module("_results"), []
+    monkeypatch.setattr(
+        results, "panels", lambda truth, previews, path, **o: drawn.append((*previews, o["truth_label"]))
+    )
+    monkeypatch.setattr(results, "pareto", lambda truth, previews, path, **o: drawn.append(tuple(previews)))
+
+    class Store:
+        preview = staticmethod(str)
+
+    columns = [
+        ("joint", "joint training"),
+        ("simple", "simple"),
+        ("von", "full Gaussian"),
+        ("ivon_hessian", "IVON-HESS"),
+    ]
+    results.draw(Store, columns, Path(), "fig", title="", unit="")
+    names = ("Simple averaging", "Full Gaussian", "IVON-HESS")
+    assert drawn == [(*names, "Joint training"), names]
+
+
 def test_another_seed_writes_other_files(module, tmp_path):
     options = module("_shared").options
     stems = [options("fig8_mock", "A mock.", ["--seed", k, "--out", str(tmp_path)]).stem for k in ("0", "1")]
@@ -408,3 +465,26 @@ def test_the_digits_pages_have_the_numbers_of_their_json(page, file, names):
             for text, value in zip(cell.split(" ± "), found, strict=True):
                 half = 0.5 * 10.0 ** -len(text.split(".")[1])
                 assert float(text) == pytest.approx(value, abs=half * 1.0001), (name, column)
+
+
+def test_the_toys_page_has_the_numbers_of_its_json():
+    """Its first table; the second is of other draws, which are not kept."""
+    names = {
+        "simple averaging": "simple", "Hessian at the minimum (Laplace)": "laplace", "full Gaussian, VON": "von",
+        "mixture of 10, EM": "mixture", "mixture, settings of B.2": "mixture_b2",
+        "mixture, settings of B.2, 1000 steps": "mixture_b2_long", "mixture fitted on a grid": "mixture_grid",
+    }  # fmt: skip
+    draws = json.loads((RESULTS / "fig2_toy.json").read_text())["extra"]["draws"]
+    rows = list(page_rows(RESULTS / "fig2_toy.md", "posterior"))
+    assert len(rows) == len(names) + 1
+    for row in rows:
+        label, cells = row.pop("posterior"), row.values()
+        assert list(row) == [str(d["seed"]) for d in draws]
+        for cell, draw in zip(cells, draws, strict=True):
+            excess = draw["mean_excess"]
+            if label == "averaging / mixture":
+                assert float(cell) == pytest.approx(
+                    excess["simple"] / excess["mixture"], rel=0.015
+                )  # two digits or more
+            else:
+                assert float(cell.strip("*")) == pytest.approx(excess[names[label]], abs=0.50001e-4), label
