@@ -1,4 +1,4 @@
-"""What no full Gaussian and no mixture can be made of is said in a sentence, not found out as NaN."""
+"""What no family and no mixture can be made of is said in a sentence, not found out as NaN or as an AttributeError."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from previa import Diagonal, Full, Isotropic, Mixture, modes
+from previa import Beta, Diagonal, Full, Isotropic, Mixture, StudentT, modes
 from previa.core.params import Flat, Layout
 from previa.errors import AlphaError, InputError, ParamsError
 
@@ -67,3 +67,38 @@ def test_components_are_alike_and_single():
 def test_iterations_are_a_whole_number_from_one(most):
     with pytest.raises(InputError, match="max_iterations is"):
         modes([[1.0]], [Mixture([Isotropic(MEAN)])], max_iterations=most)
+
+
+FAMILIES = (
+    lambda x: Isotropic(x),
+    lambda x: Diagonal(x, 1.0),
+    lambda x: Full(x, 1.0),
+    lambda x: StudentT(x, 1.0, 3.0),
+    lambda x: Beta(x, x),
+)
+
+
+@pytest.mark.parametrize("make", FAMILIES)
+def test_what_is_no_tensors_by_name_is_refused_by_every_family(make):
+    for wrong in (torch.ones(2), 2.0, "w", None, [torch.ones(2)], Isotropic(MEAN)):
+        with pytest.raises(ParamsError, match=f"found a {type(wrong).__name__}; expected tensors by name"):
+            make(wrong)
+    for value in (np.ones(2), 2.0):
+        with pytest.raises(ParamsError, match=f"'w' is a {type(value).__name__}; expected a torch tensor"):
+            make({"w": value})
+
+
+def test_a_second_set_of_parameters_is_checked_like_the_first():
+    for wrong in (3.0, torch.ones(2)):
+        with pytest.raises(ParamsError, match="Beta: b: found a"):
+            Beta({"w": torch.full((2,), 2.0)}, wrong)
+    with pytest.raises(ParamsError, match="precision: found a Tensor"):
+        Diagonal(MEAN, torch.ones(2))
+    with pytest.raises(ParamsError, match="'w' is a float"):
+        Diagonal(MEAN, {"w": 1.0})
+
+
+@pytest.mark.parametrize("nu", ["a", None, 0, -1.0, math.nan, math.inf])
+def test_degrees_of_freedom_are_a_finite_number_above_zero(nu):
+    with pytest.raises(InputError, match="StudentT: nu must be finite and above zero; found"):
+        StudentT(MEAN, 1.0, nu)

@@ -152,6 +152,7 @@ def test_the_mixtures_of_the_paper_are_of_10_20_and_30_components():
     table["recommend"] = {"method": "mixture_10"}
     assert study_from_dict(table).recommend.method == "mixture_10"
     table["preview"] = {"methods": ["simple"]}
+    table["mixture"]["subsets"] = []
     with pytest.raises(StudyError, match=r"one of those of \[preview\]: simple. Found 'mixture_10'"):
         study_from_dict(table)
 
@@ -168,6 +169,7 @@ def test_the_facts_are_what_results_rest_on_and_nothing_else(tmp_path):
         same = copy.deepcopy(table)
         same[name][k] = v
         same["recommend"] = {} if k == "methods" else same["recommend"]
+        same["mixture"] |= {"subsets": []} if k == "methods" else {}
         assert study_from_dict(same, folder=tmp_path).facts() == before, (name, k)
     for name, k, v in (
         ("study", "seed", 4), ("study", "model", "m:other"), ("study", "convention", "mean"), ("pretrain", "steps", 9),
@@ -298,3 +300,18 @@ def test_the_old_word_for_module_is_understood(tmp_path):
         "mixture": {"blocks": "tensor"},
     }
     assert study_from_dict(table, folder=tmp_path).mixture.blocks == "module"
+
+
+def test_subsets_of_a_mixture_that_is_not_previewed_are_refused(tmp_path):
+    table = {
+        "study": {"name": "a", "model": "m:b"},
+        "task": [{"name": task, "data": "m:d"} for task in "ab"],
+        "mixture": {"snapshots": 2, "subsets": [[150]]},
+        "preview": {"methods": ["simple"]},
+    }
+    with pytest.raises(
+        StudyError, match=r"\[mixture\]: subsets are previewed as mixtures, but methods of \[preview\]"
+    ):
+        study_from_dict(table, folder=tmp_path)
+    table["preview"]["methods"].append("mixture")
+    assert study_from_dict(table, folder=tmp_path).previews() == ("simple", "mixture_5", "mixture")

@@ -17,15 +17,16 @@ from previa.errors import PrecisionError
 class Beta:
     """Beta(theta | a, b) for each parameter in (0, 1), with a mode inside: a > 1 and b > 1.
 
-    lambda = (a - 1, b - 1), T(theta) = (log theta, log(1 - theta)). Raises PrecisionError where a <= 1 or b <= 1.
+    lambda = (a - 1, b - 1), T(theta) = (log theta, log(1 - theta)). Raises PrecisionError where a <= 1 or b <= 1,
+    ParamsError where they do not match or are no tensors by name.
     """
 
     a: Params
     b: Params
 
     def __post_init__(self) -> None:
-        a = Flat.of(self.a)
-        b = Flat.of(self.b, a.layout, "b")
+        a = Flat.of(self.a, where="Beta: a")
+        b = Flat.of(self.b, a.layout, "Beta: b")
         if not bool((a.vector > 1).all()) or not bool((b.vector > 1).all()):
             raise PrecisionError(
                 "Beta: a and b must be above 1 everywhere, or the density has no mode inside (0, 1)."

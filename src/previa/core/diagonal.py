@@ -27,7 +27,7 @@ class Diagonal:
     precision: Params | float
 
     def __post_init__(self) -> None:
-        mean = Flat.of(self.mean)
+        mean = Flat.of(self.mean, where="Diagonal: the mean")
         if isinstance(self.precision, int | float):
             p = torch.tensor(float(self.precision), dtype=torch.float64).to(
                 mean.vector

@@ -19,14 +19,14 @@ from previa.errors import PrecisionError
 class Isotropic:
     """N(theta | mean, I / precision), with one precision p > 0 for all parameters.
 
-    lambda = (p, p*mean), T(theta) = (-theta.theta/2, theta). Raises PrecisionError, NotFiniteError.
+    lambda = (p, p*mean), T(theta) = (-theta.theta/2, theta). Raises PrecisionError, NotFiniteError, ParamsError.
     """
 
     mean: Params
     precision: float | Tensor = 1.0
 
     def __post_init__(self) -> None:
-        mean = Flat.of(self.mean)
+        mean = Flat.of(self.mean, where="Isotropic: the mean")
         precision = torch.as_tensor(self.precision, dtype=mean.vector.dtype, device=mean.vector.device)
         if not bool((precision > 0).all()) or not bool(torch.isfinite(precision).all()):
             raise PrecisionError(

@@ -25,9 +25,10 @@ class Layout:
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
 
     @classmethod
-    def of(cls, params: Params) -> Layout:
-        """The layout of ``params``, in their own order."""
-        return cls(tuple((name, tuple(tensor.shape)) for name, tensor in params.items()))
+    def of(cls, params: Params, where: str = "parameters") -> Layout:
+        """The layout of ``params``, in their own order. Raises ParamsError where they are no tensors by name."""
+        named = by_name(params, where)
+        return cls(tuple((name, _shape(named[name], name, where)) for name in named))
 
     @cached_property
     def places(self) -> dict[str, tuple[int, int, tuple[int, ...]]]:
@@ -46,6 +47,7 @@ class Layout:
 
     def check(self, params: Params, where: str = "parameters", other: str = "the others") -> None:
         """Raise ParamsError, naming the tensor and both shapes, unless ``params`` has exactly these names and shapes."""
+        by_name(params, where)
         hint = "All tasks must come from one base model."
         missing = [name for name in self.places if name not in params]
         extra = [name for name in params if name not in self.places]
@@ -56,7 +58,7 @@ class Layout:
         if extra:
             raise ParamsError(f"{where}: tensor {extra[0]!r} is not in {other}{_more(extra)}. {hint}")
         for name, shape in self.shapes:
-            found = tuple(params[name].shape)
+            found = _shape(params[name], name, where)
             if found != shape:
                 raise ParamsError(
                     f"{where}: tensor {name!r} has shape {found}, but {other} have {shape}. {hint} "
@@ -123,7 +125,7 @@ class Flat(Mapping[str, Tensor]):
         """``params`` in one vector; itself when it is one already. Raises as Layout.flatten."""
         if isinstance(params, Flat) and (layout is None or params.layout == layout):
             return params
-        layout = layout or Layout.of(params)
+        layout = layout or Layout.of(params, where)
         return cls(layout, layout.flatten(params, where))
 
     def __getitem__(self, name: str) -> Tensor:
@@ -148,6 +150,24 @@ class Flat(Mapping[str, Tensor]):
     def row(self, index: int) -> Flat:
         """Row ``index`` of a batch, without a copy."""
         return Flat(self.layout, self.vector[index])
+
+
+def by_name(params: Params, where: str) -> Params:
+    """``params``, which must be a mapping. Raises ParamsError saying ``where`` for a tensor, a number, a posterior ..."""
+    if not isinstance(params, Mapping):
+        raise ParamsError(
+            f"{where}: found a {type(params).__name__}; expected tensors by name, such as a state_dict. For a single tensor x "
+            "hand in {'x': x}; for a posterior, its mean."
+        )
+    return params
+
+
+def _shape(tensor: object, name: str, where: str) -> tuple[int, ...]:
+    if not isinstance(tensor, Tensor):
+        raise ParamsError(
+            f"{where}: {name!r} is a {type(tensor).__name__}; expected a torch tensor (torch.as_tensor makes one)."
+        )
+    return tuple(tensor.shape)
 
 
 def _more(names: list[str]) -> str:

@@ -16,6 +16,7 @@ from previa.errors import InputError, ParamsError
 class Posterior(Protocol):
     """q(theta) proportional to exp(lambda . T(theta)): a task's surrogate loss is -log q (eq. 8, 11).
 
+    A family validates in ``__post_init__`` and raises PrecisionError for parameters that are no density with a mode.
     Every tensor may carry leading batch dimensions; a batch [K] of posteriors is a stack of K of them.
     """
 

@@ -21,7 +21,7 @@ from previa.errors import InputError
 class StudentT:
     """t_nu(theta | mean, diag(1/h)), nu > 0 degrees of freedom; nu to infinity is Diagonal(mean, h).
 
-    Raises as Diagonal, and InputError where nu <= 0.
+    Raises as Diagonal, and InputError where nu is no finite number above zero.
     """
 
     mean: Params
@@ -29,9 +29,9 @@ class StudentT:
     nu: float
 
     def __post_init__(self) -> None:
-        if not (self.nu > 0 and math.isfinite(self.nu)):
+        if not (isinstance(self.nu, int | float) and 0 < self.nu < math.inf):
             raise InputError(
-                f"StudentT: nu must be finite and above zero; found {self.nu}. For nu = inf use Diagonal."
+                f"StudentT: nu must be finite and above zero; found {self.nu!r}. For nu = inf use Diagonal."
             )
         object.__setattr__(self, "_gaussian", Diagonal(self.mean, self.precision))
 

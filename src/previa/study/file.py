@@ -233,6 +233,11 @@ def study_from_dict(table: Mapping[str, Any], *, folder: str | Path = ".", where
 
 
 def _check_subsets(study: Study, where: str) -> None:
+    if study.mixture.subsets and "mixture" not in study.preview.methods:
+        raise StudyError(
+            f"{where}: subsets are previewed as mixtures, but methods of [preview] has no 'mixture'. Add it there, or leave "
+            "subsets out."
+        )
     kept = study.snapshot_steps()
     sizes = {len(kept)}
     for steps in study.mixture.subsets:
