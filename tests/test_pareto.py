@@ -141,6 +141,7 @@ def test_one_row_is_a_box_and_what_is_not_above_the_reference_adds_nothing():
     [
         ([1.0, 2.0], [0.0], r"should be \[A, T\]"),
         ([[1.0, np.inf]], [0.0, 0.0], "finite or NaN"),
+        ([[1.0, 2.0], [3.0]], [0.0, 0.0], "rows of one length"),
         ([[1.0, 2.0]], [0.0], "should be 2 finite scores"),
         ([[1.0, 2.0]], [0.0, np.nan], "should be 2 finite scores"),
     ],

@@ -222,3 +222,10 @@ def test_an_iterator_or_one_snapshot_alone_is_refused_in_words():
     for wrong in (iter(SIX), SIX[0]):
         with pytest.raises(InputError, match=r"expected a list of snapshots"):
             snapshot_posterior(wrong)
+
+
+def test_bare_tensors_are_no_snapshots_and_a_word_is_no_floor():
+    with pytest.raises(ParamsError, match="snapshot 0: found a Tensor; expected tensors by name"):
+        snapshot_posterior([torch.ones(2), torch.zeros(2)])
+    with pytest.raises(InputError, match="floor is 'a'; expected a number above zero"):
+        snapshot_posterior(SIX, floor="a")

@@ -59,8 +59,8 @@ class Examples(Sequence[Any]):
             found = f"lengths {sorted(lengths)} along their first axis" if lengths else "none"
             raise InputError(
                 f"cannot cut a batch of type {type(batch).__name__} into examples: its tensors have {found}. "
-                "Expected mappings, tuples or lists of tensors with the examples along axis 0; for others hand in "
-                "split=, a function from a batch to the list of its examples, each a batch of one."
+                "Expected mappings, tuples or lists of tensors with the examples along axis 0; squared_gradients "
+                "takes others, too, with split=, a function from a batch to the list of its examples, each a batch of one."
             )
         self._batch = batch
         self._length = lengths.pop()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from previa.core.diagonal import Diagonal
-from previa.core.params import Flat, Layout, Params
+from previa.core.params import Flat, Layout, Params, by_name
 from previa.errors import InputError, NotFiniteError, ParamsError, PrecisionError
 
 
@@ -39,8 +39,10 @@ def snapshot_posterior(
         )
     if len(snapshots) < 2:
         raise InputError(f"snapshot_posterior(): {len(snapshots)} snapshots; a variance needs two at least.")
-    if not floor > 0:
-        raise InputError(f"snapshot_posterior(): floor is {floor}; expected a number above zero.")
+    if not isinstance(floor, int | float) or not floor > 0:
+        raise InputError(f"snapshot_posterior(): floor is {floor!r}; expected a number above zero.")
+    for k, snapshot in enumerate(snapshots):
+        by_name(snapshot, f"snapshot {k}")
     names = dict.fromkeys(snapshots[0])
     for k, snapshot in enumerate(snapshots):
         _check_names(names, snapshot, k)

@@ -132,7 +132,12 @@ def _above(scores: ArrayLike, reference: ArrayLike) -> Array:
 
 
 def _table(scores: ArrayLike) -> Array:
-    s = np.asarray(scores, dtype=np.float64)
+    try:
+        s = np.asarray(scores, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"scores should be a table [A, T] of numbers, with rows of one length: {error}."
+        ) from error
     if s.ndim != 2 or s.shape[1] == 0 or np.isinf(s).any():
         raise InputError(f"scores should be [A, T], finite or NaN. Found an array of shape {s.shape}.")
     return s
