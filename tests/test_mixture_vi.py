@@ -247,6 +247,8 @@ def test_scattered_components_have_the_spread_and_the_precision_asked_for():
     ("change", "error", "words"),
     [
         ({"starts": []}, InputError, "at least one component"),
+        ({"starts": Full({"w": torch.zeros(2)}, A)}, InputError, "starts is a Full; expected a list"),
+        ({"starts": [{"w": torch.zeros(2)}]}, InputError, "component 0 is dict"),
         ({"lr_weights": -1.0}, InputError, "lr_weights is -1.0"),
         ({"lr": 2.0}, InputError, "mixture_vi: lr is 2.0"),
         ({"samples": 0}, InputError, "0 samples"),
@@ -278,6 +280,13 @@ def test_what_makes_no_fit_is_refused(change, error, words):
     settings = {"starts": [Full({"w": torch.zeros(2)}, A)] * 2, "samples": 1, **change}
     with pytest.raises(error, match=words):
         mixture_vi(gaussian, settings.pop("starts"), generator=seeded(), **settings)
+
+
+def test_what_cannot_be_scattered_is_refused():
+    q = Full({"x": CENTRE}, A)
+    for wrong, number in ((q, -1), (q, 0), (q, 2.0), (Diagonal({"x": CENTRE}, 1.0), 2)):
+        with pytest.raises(InputError, match="expected a Full Gaussian and a whole number"):
+            scattered(wrong, number, generator=seeded())
 
 
 def test_a_loss_that_breaks_down_names_the_step():

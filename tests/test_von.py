@@ -172,6 +172,9 @@ def test_it_is_a_full_gaussian_to_merge():
     [
         ({"lr": 0.0}, InputError, r"von: lr is 0.0"),
         ({"lr": 1.5}, InputError, r"von: lr is 1.5"),
+        ({"lr": "0.1"}, InputError, r"von: lr is '0.1'"),
+        ({"generator": None}, InputError, "generator is None; expected a torch.Generator"),
+        ({"start": torch.zeros(3)}, ParamsError, "found a Tensor; expected tensors by name"),
         ({"samples": 0}, InputError, "von: 0 samples and 25 steps"),
         ({"steps": 0}, InputError, "3 samples and 0 steps"),
         ({"steps": 2.5}, InputError, "2.5 steps, but it needs whole numbers"),

@@ -49,6 +49,10 @@ def mixture_vi(
     Raises InputError for a bad setting, ParamsError and NotFiniteError for bad derivatives or starts, PrecisionError as von.
     """
     check_settings("mixture_vi", lr=lr, samples=samples, steps=steps)
+    if not isinstance(starts, Sequence):
+        raise InputError(
+            f"mixture_vi: starts is a {type(starts).__name__}; expected a list of Full Gaussians."
+        )
     K = len(starts)
     if not starts:
         raise InputError("mixture_vi: it needs at least one component to start from, as `scattered` gives.")
@@ -61,12 +65,13 @@ def mixture_vi(
             f"mixture_vi: lr {lr} x {K} components / {samples} samples is the step of a component that is drawn alone, and "
             f"must not be above 1: lower lr to {math.floor(most * scale) / scale:g} or take more samples, best a multiple of {K}."
         )
-    layout = starts[0].layout
     for number, q in enumerate(starts):
         if not isinstance(q, Full):
             raise InputError(
                 f"mixture_vi: component {number} is {type(q).__name__}, but only Full Gaussians are fitted."
             )
+    layout = starts[0].layout
+    for number, q in enumerate(starts):
         layout.check(q.mean, f"mixture_vi: component {number}", "component 0")
         if q.layout != layout:
             raise ParamsError(
@@ -110,6 +115,10 @@ def mixture_vi(
 
 def scattered(q: Full, components: int, *, spread: float = 1.0, generator: Generator) -> list[Full]:
     """``components`` Gaussians to start a mixture from, of q's precision H, their means drawn from N(mean, spread^2 H^-1)."""
+    if not isinstance(q, Full) or not isinstance(components, int) or components < 1:
+        raise InputError(
+            f"scattered: {type(q).__name__} and {components!r} components; expected a Full Gaussian and a whole number from 1 on."
+        )
     m, H = Flat.of(q.mean).vector, torch.as_tensor(q.precision)
     eps = normal(components, m, generator)
     means = m + spread * torch.linalg.solve_triangular(torch.linalg.cholesky(H).mT, eps.mT, upper=True).mT

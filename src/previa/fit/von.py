@@ -102,7 +102,11 @@ def stepped(S: Tensor, L: Tensor, G: Tensor, lr: float, where: str) -> tuple[Ten
 
 
 def normal(rows: int, like: Tensor, generator: Generator) -> Tensor:
-    """eps ~ N(0, 1) [rows, P] for like [..., P], drawn on the generator's device."""
+    """eps ~ N(0, 1) [rows, P] for like [..., P], drawn on the generator's device. Raises InputError without a generator."""
+    if not isinstance(generator, Generator):
+        raise InputError(
+            f"generator is {generator!r}; expected a torch.Generator, such as torch.Generator().manual_seed(0)."
+        )
     return torch.randn(
         rows, like.shape[-1], dtype=like.dtype, generator=generator, device=generator.device
     ).to(like)
@@ -124,7 +128,7 @@ def as_matrix(precision: float | Tensor, start: Params) -> Tensor:
 
 def check_settings(who: str, *, lr: float, samples: int, steps: int) -> None:
     """Raise InputError unless 0 < lr <= 1 and there is a sample and a step."""
-    if not 0 < lr <= 1:
-        raise InputError(f"{who}: lr is {lr}, but a step of natural gradient lies in (0, 1].")
+    if not isinstance(lr, int | float) or not 0 < lr <= 1:
+        raise InputError(f"{who}: lr is {lr!r}, but a step of natural gradient lies in (0, 1].")
     if not (isinstance(samples, int) and isinstance(steps, int) and samples >= 1 and steps >= 1):
         raise InputError(f"{who}: {samples} samples and {steps} steps, but it needs whole numbers from 1 on.")
