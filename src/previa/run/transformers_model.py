@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,7 +104,11 @@ def skeleton(folder: str | Path, base: str | Path | None = None) -> Module:
         if not is_adapter:
             return model  # type: ignore[no-any-return]
         peft = _peft(folder)
-        return peft.get_peft_model(model, _trained(peft.PeftConfig.from_pretrained(str(folder))))  # type: ignore[no-any-return]
+        config = peft.PeftConfig.from_pretrained(str(folder))
+        config.inference_mode = False
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)
+            return peft.get_peft_model(model, config)  # type: ignore[no-any-return]
 
 
 def in_files(model: Module, weights: Checkpoint, where: str | Path) -> InFiles:
@@ -196,13 +201,9 @@ def _own_class(transformers: Any, folder: Path) -> Any:
 
 def _with_adapter(model: Any, folder: Path, lacking: list[str]) -> tuple[Any, list[str]]:
     """The model with the adapter trainable on it, and what neither the base nor the adapter holds."""
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{folder}: an adapter needs the package peft; install previa[hf]."
-        ) from error
-    model = PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+    with warnings.catch_warnings():  # peft asks transformers in a way that is to go
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)
+        model = _peft(folder).PeftModel.from_pretrained(model, str(folder), is_trainable=True)
     kept = {name.removeprefix("base_model.model.") for name in open_checkpoint(folder)}
     return model, [name for name in lacking if name not in kept]
 
@@ -215,11 +216,6 @@ def _peft(folder: Path) -> Any:
             f"{folder}: an adapter needs the package peft; install previa[hf]."
         ) from error
     return peft
-
-
-def _trained(config: Any) -> Any:
-    config.inference_mode = False
-    return config
 
 
 def _short(error: Exception) -> str:
