@@ -595,6 +595,7 @@ def test_what_is_wrong_is_said_in_a_sentence(classes, words, tmp_path, capsys):
     language = {"model": words[0], "task_type": "causal-lm", "data": tmp_path / "one.txt"}
     assert "none of 1 rows has anything to predict" in said(**language)
     assert "a pass for each word of the vocabulary" in said(1, ["--labels", "expected"], **language)
+    assert "--device nowhere: " in said(1, ["--device", "nowhere"])
     assert "matches no parameter" in said(1, ["--frozen", "nothing"])
     assert "no regular expression" in said(1, ["--frozen", "("])
     assert "the prior is -1.0 relative" in said(1, ["--prior", "-1"])

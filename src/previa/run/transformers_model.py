@@ -80,8 +80,7 @@ def load_model(
             f"{at}: the checkpoint lacks {lacking[0]!r}{_more(lacking)} of {kind.__name__}, which would be random. Give a model "
             "that was finetuned for this task type, or the task type that it was finetuned for."
         )
-    model = model.to(device).eval()  # which turns off dropout, and transformers' recomputing of activations
-    return Loaded(model, folder, at, in_files(model, weights, folder))
+    return Loaded(on_device(model, device), folder, at, in_files(model, weights, folder))
 
 
 def skeleton(folder: str | Path, base: str | Path | None = None) -> Module:
@@ -109,6 +108,19 @@ def skeleton(folder: str | Path, base: str | Path | None = None) -> Module:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)
             return peft.get_peft_model(model, config)  # type: ignore[no-any-return]
+
+
+def on_device(model: Module, device: str, dtype: torch.dtype | None = None) -> Module:
+    """The model there, in evaluation mode: without dropout, and in transformers without recomputed activations.
+
+    Raises InputError for a device that is not here.
+    """
+    try:
+        return model.to(torch.device(device), dtype).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"--device {device}: {_short(error)} Give cpu, or a device that this torch sees."
+        ) from error
 
 
 def in_files(model: Module, weights: Checkpoint, where: str | Path) -> InFiles:

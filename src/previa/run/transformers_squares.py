@@ -21,7 +21,7 @@ from previa.run.resolve import resolve
 from previa.run.rows import FUNCTION, rows_of
 from previa.run.square_pass import Examples, Measured, examples_of, pass_over
 from previa.run.sweep import Progress
-from previa.run.transformers_model import Loaded, load_model
+from previa.run.transformers_model import Loaded, load_model, on_device
 from previa.run.transformers_tasks import auto_class, task_of
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -145,8 +145,7 @@ def model_of(wanted: Wanted, auto: str | None) -> Loaded:
             raise InputError(
                 f"--model {wanted.model} returned {type(model).__name__}; expected a torch.nn.Module with trained parameters."
             )
-        model = model.to(wanted.device, dtype).eval()
-        return Loaded(model, Path(), Path(), dict)
+        return Loaded(on_device(model, wanted.device, dtype), Path(), Path(), dict)
     return load_model(wanted.model, auto, base=wanted.base, dtype=dtype, device=wanted.device)
 
 
