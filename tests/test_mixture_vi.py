@@ -312,3 +312,9 @@ def test_on_the_papers_toy_the_mixture_previews_ten_times_better_than_averaging(
             mixture_vi(derivatives(toy.a[t], toy.b[t]), starts, lr=0.1, samples=10, steps=150, generator=generator)
         )  # fmt: skip
     assert toy.excess(mixtures) < 0.1 * toy.excess(toy.simple())
+
+
+def test_a_mixture_needs_a_generator():
+    q = Full({"w": torch.zeros(2, dtype=torch.float64)}, 1.0)
+    with pytest.raises(InputError, match="generator is None; expected a torch.Generator"):
+        mixture_vi(by_autograd(lambda theta: theta.square().sum()), [q], generator=None)

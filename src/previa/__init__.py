@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from previa.fit.labels import Expected, Given, Sampled
     from previa.fit.mixture_vi import mixture_vi, scattered
     from previa.fit.snapshots import snapshot_posterior
+    from previa.fit.square_sums import SquareSums
     from previa.fit.squared_gradients import squared_gradients
+    from previa.fit.token_labels import SampledTokens
     from previa.fit.von import von
     from previa.io.checkpoint import open_checkpoint, save_checkpoint
     from previa.io.merge_files import merge_checkpoints
@@ -66,6 +68,8 @@ _HOMES = {
     "Recipe": "run.recipe",
     "Run": "core.runs",
     "Sampled": "fit.labels",
+    "SampledTokens": "fit.token_labels",
+    "SquareSums": "fit.square_sums",
     "Store": "study.store",
     "StudentT": "core.student_t",
     "accuracy": "run.scoring",
@@ -124,6 +128,8 @@ __all__ = [
     "Recipe",
     "Run",
     "Sampled",
+    "SampledTokens",
+    "SquareSums",
     "Store",
     "StudentT",
     "accuracy",

@@ -13,7 +13,7 @@ from previa.core.mixture import Mixture
 from previa.core.params import Flat
 from previa.errors import InputError, ParamsError
 from previa.fit.derivatives import Derivatives, chunks, evaluated
-from previa.fit.von import Watch, check_settings, normal, stepped
+from previa.fit.von import Watch, check_generator, check_settings, normal, stepped
 
 GOLDEN = (math.sqrt(5) - 1) / 2  # steps of this length modulo 1 visit all parts of [0, 1) as evenly as can be
 NEGLIGIBLE = 1e-16  # a responsibility below it changes no sum in float64
@@ -81,6 +81,7 @@ def mixture_vi(
     P = torch.stack([torch.as_tensor(q.precision) for q in starts])  # [K, P, P]
     L = torch.linalg.cholesky(P)
     log_pi = torch.full((K,), -math.log(K)).to(mu)
+    check_generator(generator)
     first = float(torch.rand((), dtype=mu.dtype, generator=generator, device=generator.device))
     for step in range(1, steps + 1):
         where = f"mixture_vi, step {step}"

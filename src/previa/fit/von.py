@@ -103,13 +103,18 @@ def stepped(S: Tensor, L: Tensor, G: Tensor, lr: float, where: str) -> tuple[Ten
 
 def normal(rows: int, like: Tensor, generator: Generator) -> Tensor:
     """eps ~ N(0, 1) [rows, P] for like [..., P], drawn on the generator's device. Raises InputError without a generator."""
+    check_generator(generator)
+    return torch.randn(
+        rows, like.shape[-1], dtype=like.dtype, generator=generator, device=generator.device
+    ).to(like)
+
+
+def check_generator(generator: object) -> None:
+    """Raise InputError unless it is one."""
     if not isinstance(generator, Generator):
         raise InputError(
             f"generator is {generator!r}; expected a torch.Generator, such as torch.Generator().manual_seed(0)."
         )
-    return torch.randn(
-        rows, like.shape[-1], dtype=like.dtype, generator=generator, device=generator.device
-    ).to(like)
 
 
 def as_matrix(precision: float | Tensor, start: Params) -> Tensor:
