@@ -316,5 +316,5 @@ def test_on_the_papers_toy_the_mixture_previews_ten_times_better_than_averaging(
 
 def test_a_mixture_needs_a_generator():
     q = Full({"w": torch.zeros(2, dtype=torch.float64)}, 1.0)
-    with pytest.raises(InputError, match="generator is None; expected a torch.Generator"):
+    with pytest.raises(InputError, match=r"generator is None; expected a torch.Generator"):
         mixture_vi(by_autograd(lambda theta: theta.square().sum()), [q], generator=None)
