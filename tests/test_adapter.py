@@ -92,6 +92,13 @@ def _without(study: Study, module: str) -> dict[str, Tensor]:
     return {name: delta for name, delta in study.sum((0.5, 0, 0.5)).items() if module not in name}
 
 
+def test_a_sum_has_its_own_scaling_and_its_tasks_targets(tmp_path: Path) -> None:
+    study = Study(tmp_path, use_rslora=True)
+    out = study.merge(product=True)
+    assert_close(study.deltas(out), study.sum(), EXACT)
+    assert config(out)["target_modules"] == config(study.tasks["de"])["target_modules"]
+
+
 def test_a_name_that_ends_like_another_keeps_its_own_rank(tmp_path: Path) -> None:
     class Inner(torch.nn.Module):
         def __init__(self) -> None:
@@ -350,6 +357,19 @@ def test_dtypes_are_kept_or_chosen_and_sums_rounded_once(product: bool, study: S
         assert_close(study.deltas(chosen), study.sum(), EXACT)
     with pytest.raises(NotFiniteError, match=r"does not fit torch\.float16"):
         study.merge((1e9, 0.0, 0.0), product=True, dtype=torch.float16)
+
+
+def test_tensors_of_several_dtypes_are_aligned(tmp_path: Path) -> None:
+    study = Study(tmp_path, "images", r=1, target_modules=["wide"], modules_to_save=["narrow"])
+    for path in study.tasks.values():  # 27 halves in A, before a head of whole floats
+        half = {n: t.bfloat16() if "lora" in n else t for n, t in tensors(path).items()}
+        save_file(half, path / WEIGHTS, {"format": "pt"})
+    raw = (study.merge((1.0, 0.0, 0.0), product=True) / WEIGHTS).read_bytes()
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    width = {"F32": 4, "BF16": 2}
+    starts = [(t["data_offsets"][0], width[t["dtype"]]) for n, t in header.items() if n != "__metadata__"]
+    assert {size for _, size in starts} == {2, 4}
+    assert all(start % size == 0 for start, size in starts)
 
 
 def test_the_folder_says_what_it_is(study: Study) -> None:

@@ -27,7 +27,7 @@ from previa.io.adapter_match import (
 from previa.io.adapter_product import Products, whole_tensors, write_products
 from previa.io.adapter_settings import average_settings, product_settings
 from previa.io.carry import Carried, carry, find_carried
-from previa.io.folder import check_free, folder_beside
+from previa.io.folder import folder_beside
 from previa.io.merging import ROUNDING as TEXT
 from previa.io.merging import Merging, Sources, prepare, write_merged
 from previa.io.posterior_file import open_posterior
@@ -148,8 +148,6 @@ def _check_call(
         raise InputError(
             "merge: precisions are of A and B, not of their product. Leave them out, or average A and B (without product)."
         )
-    for out in outs:
-        check_free(Path(out))
 
 
 def _signed(alphas: Sequence[Sequence[float]], T: int) -> Tensor:
