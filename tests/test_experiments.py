@@ -176,6 +176,22 @@ def test_committed_results_say_where_they_come_from_and_name_no_machine(path):
     elif "mean" in facts:  # over seeds
         assert facts.keys() >= {"machine", "seconds", "mean"}
         assert len(facts["seeds"]) == int(facts["command"].split()[-1])
+    elif "curves" in facts:  # of trainings, where nothing is previewed
+        assert facts.keys() >= {
+            "name",
+            "title",
+            "command",
+            "scale",
+            "machine",
+            "seconds",
+            "settings",
+            "tasks",
+            "alpha",
+            "levels",
+        }
+        assert facts["scale"] != "tiny"
+        assert len(facts["alpha"]) == len(facts["tasks"])
+        assert facts["levels"]
     else:
         check_facts(facts)
         assert facts["scale"] != "tiny"
