@@ -1,4 +1,4 @@
-"""Figures 5 and 6: the encoder, its data sets, and its runs, for worker processes."""
+"""Figures 5 and 6: the encoder's runs, what is measured at their ends, and the scores, for worker processes."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from _shared import tsv
+from _sentiment_data import TASKS, Batch, checksums, from_files, from_hub, tokenized, wordpieces
+from _sentiment_layers import VOCABULARY, encoder, lower, upper
 from torch import Tensor
 from torch.nn import Module
 from torch.nn.functional import cross_entropy
 
 from previa import (  # fmt: skip
     AdamWRecipe,
+    Expected,
     Flat,
     Given,
     Recipe,
@@ -30,32 +32,42 @@ from previa.run.executors import map_processes
 from previa.run.finetune import Finetuned
 from previa.run.live import live
 
-TASKS = ("RT", "SST-2", "Yelp")
-Batch = dict[str, Tensor]
+JOINT_SEED = 999  # beyond the study's: a joint run shares no order of examples with a task's own
+MEASURED = (
+    "given",
+    "expected",
+    "inputs",
+)  # at the end of a run: squared gradients of two kinds of labels, second moments
+Run = tuple[str, int]
+"""(task, k): its own finetuning number k"""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes and hyper-parameters of one scale; a run sees ``epochs`` times ``training`` examples, joint ones as many in all."""
+    """Sizes and hyper-parameters of one scale."""
 
-    model: str  # a folder or a hub's name
+    model: str  # a folder, a hub's name or "tiny"
     imdb: int  # examples of the first finetuning, of which the base is the end
-    training: int  # of each task
+    training: int  # of each task, at most
     test: int
     words: int  # tokens kept of a text
     imdb_lr: float
     lr: float
-    epochs: float
+    imdb_epochs: float
+    own_epochs: tuple[float, float, float]  # of each task's own run
+    joint_epochs: float  # of a joint run, through all three sets
     grid: int  # steps of the triangle
     edge: int  # and of its edges, which are the pairs of figure 5
     measured: int  # examples of squared gradients and input moments
+    top: int  # layers that the tasks train, with the head; 0: all parameters
+    dropout: float
+    seeds: int = 1  # of a task's own runs: beyond the first for a mixture
     batch: int = 16
     hub: bool = False  # data by the hub's names
 
-    @property
-    def steps(self) -> int:
-        """Of a task's run and of a joint one."""
-        return max(1, round(self.epochs * self.training / self.batch))
+    def steps(self, epochs: float, examples: int) -> int:
+        """Of a run."""
+        return max(1, round(epochs * examples / self.batch))
 
 
 @dataclass(frozen=True)
@@ -67,114 +79,76 @@ class Bench:
     device: str
     seed: int
 
-    def model(self) -> Module:
-        """The encoder with two classes, at the end of the first finetuning once there is one; without dropout's noise."""
-        model = encoder(self.settings.model, self.seed)
+    def whole(self) -> Module:
+        """The encoder with two classes, at the end of the first finetuning once there is one."""
+        model = encoder(self.settings.model, self.settings.dropout, self.seed)
         if (file := self.out / "base.safetensors").exists():
             model.load_state_dict(dict(open_checkpoint(file)), strict=False)
         return model.to(self.device)
 
-    def data(self) -> dict[str, tuple[Batch, Batch]]:
+    def model(self) -> Module:
+        """What the tasks train: the whole encoder, or its top layers and the head."""
+        top = self.settings.top
+        return upper(self.whole(), top) if top else self.whole()
+
+    def tokens(self) -> dict[str, tuple[Batch, Batch]]:
         """name -> (train, test): tokens, masks and labels."""
-        return tokenized(self.settings, self.seed)
+        return tokens_of(self.settings, self.seed)
 
-    def file(self, task: str) -> Path:
-        """A task's parameters."""
-        return self.out / f"{task}.safetensors"
+    def data(self) -> dict[str, tuple[Batch, Batch]]:
+        """The same; where only top layers are trained, with the output of those below for tokens."""
+        return data_of(self) if self.settings.top else self.tokens()
 
-    def measured(self, task: str, what: str) -> Path:
-        """What was measured at a task's parameters: squares or inputs."""
-        return self.out / f"{task}-{what}.safetensors"
+    @property
+    def features(self) -> Path:
+        """The output of the layers below the trained ones."""
+        return self.out / "features.safetensors"
 
-
-def encoder(source: str, seed: int) -> Module:
-    """A sequence classifier of two classes; the head's first parameters depend on the seed only."""
-    from transformers import AutoModelForSequenceClassification
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()  # that the head is new is no news
-    logging.disable_progress_bar()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return AutoModelForSequenceClassification.from_pretrained(
-            source, num_labels=2, torch_dtype=torch.float32
-        )
+    def file(self, run: Run, what: str = "") -> Path:
+        """A run's parameters, or what was measured there."""
+        return self.out / f"{run[0]}-{run[1]}{what and '-'}{what}.safetensors"
 
 
 @cache
-def tokenized(s: Settings, seed: int) -> dict[str, tuple[Batch, Batch]]:
-    """Every set's training and test part, balanced sizes, cut to ``words`` tokens and padded to the longest text."""
-    from transformers import AutoTokenizer
+def tokens_of(s: Settings, seed: int) -> dict[str, tuple[Batch, Batch]]:
+    """Bench.tokens, once a process."""
+    texts = from_hub() if s.hub else from_files()
+    tokens = checksums(VOCABULARY, s.words) if s.model == "tiny" else wordpieces(s.model, s.words)
+    sizes = {name: (s.imdb if name == "IMDB" else s.training, s.test) for name in texts}
+    return tokenized(texts, tokens, sizes, seed)
 
-    tokenizer = AutoTokenizer.from_pretrained(s.model)
-    found = {}
-    for name, (train, test) in (from_hub() if s.hub else from_files()).items():
-        parts = []
-        for which, rows, size in (
-            ("train", train, s.imdb if name == "IMDB" else s.training),
-            ("test", test, s.test),
-        ):
-            order = np.random.default_rng([seed if which == "train" else 0, len(name)]).permutation(
-                len(rows)
-            )[:size]
-            texts, labels = [rows[i][1] for i in order], torch.tensor([rows[i][0] for i in order])
-            tokens = tokenizer(
-                texts, truncation=True, max_length=s.words, padding="max_length", return_tensors="pt"
-            )
-            parts.append({"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"], "labels": labels})  # fmt: skip
-        found[name] = parts[0], parts[1]
+
+@cache
+def data_of(bench: Bench) -> dict[str, tuple[Batch, Batch]]:
+    """Bench.data, once a process, where top layers are trained: the layers below have run, and their output is a file."""
+    outputs, found = open_checkpoint(bench.features), {}
+    for name, parts in bench.tokens().items():
+        made = []
+        for part, which in zip(parts, ("train", "test"), strict=True):
+            key = f"{name}/{which}"
+            hidden = outputs[key] if key in outputs else torch.empty(0)
+            kept = {k: part[k][: len(hidden)] for k in ("attention_mask", "labels")}
+            made.append({"inputs_embeds": hidden, **kept})
+        found[name] = made[0], made[1]
     return found
 
 
-Rows = list[tuple[int, str]]
-
-
-def from_files() -> dict[str, tuple[Rows, Rows]]:
-    """The sets of the data folder; sentences of SST-2 are taken out of RT, with which it shares its source."""
-
-    def letters(text: str) -> str:
-        return "".join(c for c in text.lower() if c.isalnum())
-
-    def read(name: str) -> Rows:
-        return [(int(row[0]), row[-1]) for row in tsv(f"sentiment/{name}.tsv.xz")]
-
-    def polar(name: str) -> Rows:
-        return [(int(stars > 3), text) for stars, text in read(name) if stars != 3]
-
-    sst2 = read("sst2_train"), read("sst2_dev") + read("sst2_test")
-    known = {letters(text) for part in sst2 for _, text in part}
-    rt = [row for row in read("rt_polarity") if letters(row[1]) not in known]
-    order = np.random.default_rng(0).permutation(len(rt))
-    cut = len(rt) // 4
-    return {
-        "IMDB": (read("imdb_train"), read("imdb_test")),
-        "RT": ([rt[i] for i in order[cut:]], [rt[i] for i in order[:cut]]),
-        "SST-2": sst2,
-        "Yelp": (polar("yelp_reviews_dev"), polar("yelp_reviews_test")),
-    }
-
-
-def from_hub() -> dict[str, tuple[Rows, Rows]]:
-    """The paper's own sets by their names on the hub; the first fifth of Yelp."""
-    from datasets import load_dataset
-
-    names = {
-        "IMDB": ("stanfordnlp/imdb", "text", "test", ""),
-        "RT": ("cornell-movie-review-data/rotten_tomatoes", "text", "test", ""),
-        "SST-2": ("stanfordnlp/sst2", "sentence", "validation", ""),
-        "Yelp": ("fancyzhx/yelp_polarity", "text", "test", "[:20%]"),
-    }
-    found = {}
-    for name, (source, text, test, part) in names.items():
-        parts = [load_dataset(source, split=split) for split in (f"train{part}", test)]
-        found[name] = tuple([(row["label"], row[text]) for row in rows] for rows in parts)
-    return found
+def keep_features(bench: Bench) -> float:
+    """Run the layers below the trained ones on every text that the tasks use, and keep what they give; seconds."""
+    started, s, outputs = time.perf_counter(), bench.settings, {}
+    for name, (train, test) in bench.tokens().items():
+        own = name in TASKS  # of IMDB, only what its squared gradients at the base take
+        outputs[f"{name}/train"] = lower(bench.whole(), s.top, train if own else first(train, s.measured))
+        if own:
+            outputs[f"{name}/test"] = lower(bench.whole(), s.top, test)
+    save_checkpoint(bench.features, outputs)
+    return time.perf_counter() - started
 
 
 def logits(model: Module, batch: Batch) -> Tensor:
     """The two logits of each text, padding beyond the longest of the batch cut off."""
     longest = int(batch["attention_mask"].sum(-1).max())
-    shown = {name: batch[name][:, :longest] for name in ("input_ids", "attention_mask")}
+    shown = {name: values[:, :longest] for name, values in batch.items() if name != "labels"}
     return model(**shown).logits
 
 
@@ -187,6 +161,11 @@ def batches(part: Batch, size: int, device: str = "cpu") -> Iterator[Batch]:
     """The examples in their order, so many at a time."""
     for start in range(0, len(part["labels"]), size):
         yield {name: values[start : start + size].to(device) for name, values in part.items()}
+
+
+def first(part: Batch, count: int) -> Batch:
+    """The first examples."""
+    return {name: values[:count] for name, values in part.items()}
 
 
 def score(tests: Mapping[str, Batch], device: str, model: Module) -> dict[str, Tensor]:
@@ -211,58 +190,69 @@ def by_length(part: Batch) -> Batch:
 
 
 def pretrain(bench: Bench) -> float:
-    """The first finetuning, on IMDB; its seconds."""
-    s = bench.settings
-    recipe = Recipe(optimizer=AdamWRecipe(lr=s.imdb_lr), steps=max(1, s.imdb // s.batch), batch_size=s.batch)
-    model = bench.model()
-    found = finetune(model, {"IMDB": bench.data()["IMDB"][0]}, (1.0,), recipe, loss=loss, seed=bench.seed)
+    """The first finetuning, on IMDB, of all parameters; its seconds."""
+    s, part = bench.settings, bench.tokens()["IMDB"][0]
+    steps = s.steps(s.imdb_epochs, len(part["labels"]))
+    recipe = Recipe(optimizer=AdamWRecipe(lr=s.imdb_lr), steps=steps, batch_size=s.batch)
+    found = finetune(bench.whole(), {"IMDB": part}, (1.0,), recipe, loss=loss, seed=bench.seed)
     save_checkpoint(bench.out / "base.safetensors", found.params)
     return found.seconds
 
 
-def train(bench: Bench, alpha: tuple[float, ...], seed: int) -> Finetuned:
+def train(bench: Bench, alpha: tuple[float, ...], steps: int, seed: int) -> Finetuned:
     """A finetuning from the base at alpha: its share of the examples of each batch."""
     s = bench.settings
-    recipe = Recipe(optimizer=AdamWRecipe(lr=s.lr), steps=s.steps, batch_size=s.batch, sampling="sample")
+    recipe = Recipe(optimizer=AdamWRecipe(lr=s.lr), steps=steps, batch_size=s.batch, sampling="sample")
     data = {task: bench.data()[task][0] for task in TASKS}
     return finetune(bench.model(), data, alpha, recipe, loss=loss, seed=seed)
 
 
-def finetune_task(task: str) -> float:
-    """In a worker: a task's own run, its squared gradients and its layers' inputs; the seconds of each."""
-    bench = _here[0]
-    s, model = bench.settings, bench.model()
-    found = train(bench, tuple(float(task == t) for t in TASKS), bench.seed)
-    part = {name: values[: s.measured] for name, values in bench.data()[task][0].items()}
-    seconds = [found.seconds]
-    with live(model, found.params.layout) as place:
-        place(found.params.vector)
-        started = time.perf_counter()
-        h = squared_gradients(model, batches(part, s.batch, bench.device), Given(loss)).mean
-        save_checkpoint(bench.measured(task, "squares"), Flat(h.layout, h.vector.cpu()))
-        seconds.append(time.perf_counter() - started)
-        started = time.perf_counter()
-        A = input_moments(model, batches(part, s.batch, bench.device), logits)
-        save_checkpoint(bench.measured(task, "inputs"), {name: moments.cpu() for name, moments in A.items()})
-        seconds.append(time.perf_counter() - started)
-    save_checkpoint(bench.file(task), found.params)
-    return tuple(seconds)
+def finetune_task(run: Run) -> dict[str, float]:
+    """In a worker: a task's own run and what is measured at its end; the seconds of each."""
+    bench, (task, k) = _here[0], run
+    s, t = bench.settings, TASKS.index(task)
+    steps = s.steps(s.own_epochs[t], len(bench.data()[task][0]["labels"]))
+    found = train(bench, tuple(float(task == other) for other in TASKS), steps, bench.seed + 100 * k)
+    seconds = measure(bench, run, found.params)
+    save_checkpoint(bench.file(run), found.params)  # last: what was measured is there
+    return {"finetune/adamw": found.seconds, **seconds}
 
 
-def square_base(task: str) -> float:
+def measure_base(run: Run) -> dict[str, float]:
     """In a worker: squared gradients of IMDB at the base, the prior of Daheim et al. 2024; seconds."""
-    bench, started = _here[0], time.perf_counter()
+    bench = _here[0]
     model = bench.model()
-    part = {name: values[: bench.settings.measured] for name, values in bench.data()[task][0].items()}
-    h = squared_gradients(model, batches(part, bench.settings.batch, bench.device), Given(loss)).mean
-    save_checkpoint(bench.measured(task, "squares"), Flat(h.layout, h.vector.cpu()))
-    return time.perf_counter() - started
+    return measure(bench, run, Flat.of({n: p.detach() for n, p in model.named_parameters()}))
+
+
+def measure(bench: Bench, run: Run, params: Flat) -> dict[str, float]:
+    """Squared gradients by both kinds of labels, and the second moments of every layer's inputs, at ``params``."""
+    s, model, seconds = bench.settings, bench.model(), {}
+    part = first(bench.data()[run[0]][0], s.measured)
+    with live(model, params.layout) as place:
+        place(params.vector)
+        for what in MEASURED:
+            started, texts = time.perf_counter(), batches(part, s.batch, bench.device)
+            if what == "inputs":
+                moments = input_moments(model, texts, logits)
+                made: Any = {name: A.cpu() for name, A in moments.items()}
+            else:
+                labels = Given(loss) if what == "given" else Expected(logits)
+                h = squared_gradients(model, texts, labels).mean
+                made = Flat(h.layout, h.vector.cpu())
+            save_checkpoint(bench.file(run, what), made)
+            seconds["regmean" if what == "inputs" else f"squared_gradients/{what}"] = (
+                time.perf_counter() - started
+            )
+    return seconds
 
 
 def joint_run(alpha: tuple[float, ...]) -> tuple[dict[str, np.ndarray], float]:
-    """In a worker: a joint run's scores; seconds. Its seed is of its own, so that it shares no order with a task's run."""
+    """In a worker: a joint run's scores; seconds."""
     bench = _here[0]
-    found, model = train(bench, alpha, bench.seed + 999), bench.model()
+    s, data = bench.settings, bench.data()
+    steps = s.steps(s.joint_epochs, sum(len(data[task][0]["labels"]) for task in TASKS))
+    found, model = train(bench, alpha, steps, bench.seed + JOINT_SEED), bench.model()
     with live(model, found.params.layout) as place:
         place(found.params.vector)
         scores = {task: values.numpy() for task, values in scorer(bench)(model).items()}

@@ -3,12 +3,13 @@
 Previews: simple averaging, AdamW with squared gradients (ADAMW-SG, as Daheim et al. 2024 weigh them), and some that are not in the
 paper. The truth is joint finetuning; the pairs are the edges of the triangle, so that its joint runs serve both figures.
 
-Small scale: the MiniLM encoder whose folder PREVIA_MINILM names (see docs/experiments/fig5_fig6_sentiment.md).
+Small scale: the MiniLM encoder whose folder PREVIA_MINILM names (see docs/experiments/fig5_fig6_sentiment.md), of which the tasks
+train the top layers. Tiny: an encoder from a configuration, words by their checksums. Paper: roberta-base, by the hub's names.
 """
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
@@ -16,27 +17,30 @@ from pathlib import Path
 import numpy as np
 import torch
 from _sentiment import (
-    TASKS,
     Bench,
     Settings,
     finetune_task,
     in_workers,
     joint_run,
+    keep_features,
+    measure_base,
     pretrain,
     scorer,
-    square_base,
 )
+from _sentiment_data import TASKS
 from _shared import Options, data, finish, open_store, options, weightings
 from torch import Tensor
 
-from previa import Diagonal, Isotropic, Modes, damped, modes, open_checkpoint, sweep
+from previa import Diagonal, Isotropic, Mixture, Modes, damped, modes, open_checkpoint, sweep
 from previa.core.kronecker import kronecker_damping, regmean
+from previa.run.live import evaluating
 from previa.study.simplex import find
 from previa.study.store import Store
 
 Method = Callable[[Tensor], Modes]
-PRIORS = (10.0, 0.1)  # of squared gradients, relative to each tensor's own scale
 NAME = "fig6_sentiment"
+PRIOR = 0.1  # of squared gradients, relative to each tensor's own scale
+FLAT_PRIORS = (10.0, 0.1)  # without the base's squared gradients
 COLUMNS = (
     ("joint", "joint finetuning"),
     ("simple", "simple averaging"),
@@ -47,43 +51,63 @@ ROLES = {"simple": "simple", "hessian": "squared_gradients"}
 
 
 def scales(folder: str) -> dict[str, Settings]:
-    """tiny and small use the encoder in ``folder``."""
+    """small uses the encoder in ``folder``."""
     return {
-        "tiny": Settings(folder, 16, 16, 24, 12, 5e-5, 5e-5, 1, grid=2, edge=2, measured=8, batch=8),
-        "small": Settings(folder, 2000, 1600, 600, 40, 5e-5, 5e-5, 1, grid=5, edge=10, measured=800),
-        "paper": Settings("FacebookAI/roberta-base", 25_000, 8530, 100_000, 512, 1e-5, 5e-6, 3, grid=10, edge=20, measured=8530, hub=True),
+        "tiny": Settings("tiny", 16, 16, 8, 12, 5e-3, 5e-3, 1, (1, 1, 1), 1, grid=2, edge=2, measured=8, top=1, dropout=0.0, batch=8),
+        "small": Settings(folder, 2000, 1600, 300, 32, 5e-5, 2e-4, 1, (0.6, 0.6, 0.6), 0.2, grid=5, edge=5, measured=300, top=2, dropout=0.0),
+        "paper": Settings("FacebookAI/roberta-base", 25_000, 120_000, 100_000, 512, 1e-5, 5e-6, 2, (5, 5, 2), 3, grid=10, edge=20,
+                          measured=120_000, top=0, dropout=0.1, hub=True),
     }  # fmt: skip
 
 
 def methods(bench: Bench) -> dict[str, Method]:
-    """name -> function from alphas to parameters, of the tasks' own runs."""
-    means = [dict(open_checkpoint(bench.file(t))) for t in TASKS]
-    plain = [Isotropic(mean) for mean in means]
-
-    def merging(posteriors: list) -> Method:
-        return lambda alphas: modes(alphas, posteriors)
-
-    def warped(posteriors: list, p: float = 0.5) -> Method:
-        return lambda alphas: modes(alphas**p / (alphas**p).sum(-1, keepdim=True), posteriors)
-
-    squares = [dict(open_checkpoint(bench.measured(t, "squares"))) for t in (*TASKS, "IMDB")]
-    found = {"simple": merging(plain)}
-    for prior in PRIORS:
-        precisions, _ = damped(squares[:3], prior)
-        found[f"squared_gradients_flat_{prior:g}"] = merging(
-            [Diagonal(m, h) for m, h in zip(means, precisions, strict=True)]
-        )
-    (*own, base), _ = damped(
-        squares, PRIORS[-1]
-    )  # H_0 + H_t: Daheim et al. 2024, where the weights sum to one
-    with_base = [Diagonal(m, {n: h[n] + base[n] for n in h}) for m, h in zip(means, own, strict=True)]
-    found["squared_gradients"] = merging(with_base)
-    inputs = [dict(open_checkpoint(bench.measured(t, "inputs"))) for t in TASKS]
+    """name -> function from alphas to parameters: the paper's two of the tasks' own runs first, then others."""
+    means = [mean(bench, (t, 0)) for t in TASKS]
+    plain = [Isotropic(m) for m in means]
+    found = {"simple": merging(plain), "squared_gradients": merging(with_base(bench, means, "given"))}
+    found["squared_gradients_expected"] = merging(with_base(bench, means, "expected"))
+    for prior in FLAT_PRIORS:
+        precisions, _ = damped([squares(bench, (t, 0), "given") for t in TASKS], prior)
+        name = f"squared_gradients_prior_{prior:g}"
+        found[name] = merging([Diagonal(m, h) for m, h in zip(means, precisions, strict=True)])
+    inputs = [dict(open_checkpoint(bench.file((t, 0), "inputs"))) for t in TASKS]
     prior = kronecker_damping([{name: (A, None) for name, A in one.items()} for one in inputs], 1e-3)
     found["regmean"] = merging([regmean(m, A, damping=prior) for m, A in zip(means, inputs, strict=True)])
-    found["simple_warped"] = warped(plain)
-    found["squared_gradients_warped"] = warped(with_base)
+    found["simple_warped"] = warped(found["simple"], 0.5)
+    found["squared_gradients_warped"] = warped(found["squared_gradients"], 0.5)
+    if (K := bench.settings.seeds) > 1:
+        members = [with_base(bench, [mean(bench, (t, k)) for t in TASKS], "given", k) for k in range(K)]
+        found[f"mixture_{K}"] = merging([Mixture(own) for own in zip(*members, strict=True)])
+        every = [q for own in members for q in own]
+        found[f"squared_gradients_{K}_pooled"] = lambda alphas: modes(alphas.repeat(1, K) / K, every)
     return found
+
+
+def mean(bench: Bench, run: tuple[str, int]) -> Mapping[str, Tensor]:
+    """Where a run ended."""
+    return dict(open_checkpoint(bench.file(run)))
+
+
+def squares(bench: Bench, run: tuple[str, int], labels: str) -> Mapping[str, Tensor]:
+    """Squared gradients at the end of a run."""
+    return dict(open_checkpoint(bench.file(run, labels)))
+
+
+def with_base(bench: Bench, means: list, labels: str, k: int = 0) -> list[Diagonal]:
+    """N(theta_t, (H_0 + H_t)^-1), H_0 of IMDB at the base: Daheim et al. 2024, where the weights sum to one."""
+    measured = [squares(bench, run, labels) for run in (*((t, k) for t in TASKS), ("IMDB", 0))]
+    (*own, base), _ = damped(measured, PRIOR)
+    return [Diagonal(m, {n: h[n] + base[n] for n in h}) for m, h in zip(means, own, strict=True)]
+
+
+def merging(posteriors: list) -> Method:
+    """The modes of these posteriors' merges, one posterior a task."""
+    return lambda alphas: modes(alphas, posteriors)
+
+
+def warped(method: Method, p: float) -> Method:
+    """The method at weights alpha^p, normalised, since a little weight already buys most of a task's score."""
+    return lambda alphas: method(alphas**p / (alphas**p).sum(-1, keepdim=True))
 
 
 def main() -> None:
@@ -92,31 +116,19 @@ def main() -> None:
     folder = os.environ.get("PREVIA_MINILM", "")
     if o.scale != "paper":
         data("sentiment")
-        if not (Path(folder) / "model.safetensors").is_file():
-            print(
-                f"skipped: {o.name} needs an encoder: PREVIA_MINILM names no folder with model.safetensors (found {folder!r})"
-            )
-            return
+    if o.scale == "small" and not (Path(folder) / "model.safetensors").is_file():
+        print(
+            f"skipped: {o.name} needs an encoder: PREVIA_MINILM names no folder with model.safetensors (found {folder!r})"
+        )
+        return
     torch.set_num_threads(1)  # a process a core
     o = replace(o, name=NAME)
     bench = Bench(scales(folder)[o.scale], o.out, o.device, o.seed)
     s = bench.settings
-    sizes = dict.fromkeys(TASKS, s.training)
-    settings = {**asdict(s), "model": Path(s.model).name if o.scale != "paper" else s.model, "sizes": sizes}
+    sizes = {task: len(bench.tokens()[task][0]["labels"]) for task in TASKS}
+    settings = {**told(s), "sizes": sizes}
     store = open_store(o, TASKS, settings)
-    if not (o.out / "base.safetensors").exists():
-        store.add_seconds("pretrain", pretrain(bench))
-    jobs = [t for t in TASKS if not bench.file(t).exists()]
-    for _, (trained, squared, passed) in in_workers("finetune", finetune_task, jobs, bench, o.workers):
-        for name, seconds in (
-            ("finetune/adamw", trained),
-            ("squared_gradients", squared),
-            ("regmean", passed),
-        ):
-            store.add_seconds(name, seconds)
-    jobs = ["IMDB"] * (not bench.measured("IMDB", "squares").exists())
-    for _, seconds in in_workers("squared gradients of the base", square_base, jobs, bench, o.workers):
-        store.add_seconds("squared_gradients", seconds)
+    train(o, bench, store)
     alphas = rows(s)
     missing = sorted((tuple(alphas[i].tolist()) for i in store.missing("joint", alphas)), key=coarse)
     for alpha, (scores, seconds) in in_workers("joint", joint_run, missing, bench, o.workers):
@@ -124,12 +136,31 @@ def main() -> None:
     for name, method in methods(bench).items():
         sweep(bench.model(), method, scorer(bench), alphas, store=store, name=name, workers=o.workers)
         print(f"{name}: {len(alphas)} previews", flush=True)
-    base = {task: float(values.mean()) for task, values in base_scores(bench).items()}
-    pairs = {f"{a}, {b}": pair(o, store, bench, a, b) for a, b in combinations(range(3), 2)}
+    pairs = {f"{TASKS[a]}, {TASKS[b]}": pair(o, store, bench, a, b) for a, b in combinations(range(3), 2)}
     finish(
         o, store, started=started, title="Sentiment: RT, SST-2, Yelp", columns=COLUMNS, settings=settings, roles=ROLES,
-        extra={"base": base, "pairs": list(pairs)},
+        extra={**explained(bench), "pairs": [facts["name"] for facts in pairs.values()]},
     )  # fmt: skip
+
+
+def train(o: Options, bench: Bench, store: Store) -> None:
+    """The base, the tasks' own runs, and what is measured at their ends, where a file of it is missing."""
+    s = bench.settings
+    if not (o.out / "base.safetensors").exists():
+        store.add_seconds("pretrain", pretrain(bench))
+    if s.top and not bench.features.exists():
+        store.add_seconds("features", keep_features(bench))
+    jobs = [(t, k) for k in range(s.seeds) for t in TASKS if not bench.file((t, k)).exists()]
+    base = [("IMDB", 0)] * (not bench.file(("IMDB", 0), "inputs").exists())
+    for name, function, items in (("finetune", finetune_task, jobs), ("base", measure_base, base)):
+        for _, seconds in in_workers(name, function, items, bench, o.workers):
+            for what, value in seconds.items():
+                store.add_seconds(what, value)
+
+
+def told(s: Settings) -> dict[str, object]:
+    """The settings as facts, without a folder of this machine."""
+    return {**asdict(s), "model": s.model if s.hub or s.model == "tiny" else "all-MiniLM-L6-v2"}
 
 
 def rows(s: Settings) -> np.ndarray:
@@ -146,11 +177,30 @@ def coarse(alpha: tuple[float, ...]) -> tuple[int, ...]:
     return (int(alpha.count(0.0) == 1), *(round(100 * a) for a in alpha))
 
 
-def base_scores(bench: Bench) -> dict[str, Tensor]:
-    """What the encoder scores before it is finetuned on the three."""
-    model = bench.model().eval()
-    with torch.no_grad():
-        return scorer(bench)(model)
+def explained(bench: Bench) -> dict[str, object]:
+    """The base's scores, and how far the tasks' own runs went from it and from each other, in a norm's share of the base's."""
+    model = bench.model()
+    with evaluating(model):
+        scores = {task: float(values.mean()) for task, values in scorer(bench)(model).items()}
+    base = {name: p.detach().cpu() for name, p in model.named_parameters()}
+    moves = {t: flat({n: p - base[n] for n, p in mean(bench, (t, 0)).items()}) for t in TASKS}
+    size = float(flat(base).norm())
+    cosines = {
+        f"{a}, {b}": float(moves[a] @ moves[b] / (moves[a].norm() * moves[b].norm()))
+        for a, b in combinations(TASKS, 2)
+    }
+    return {
+        "base": scores,
+        "moved": {t: float(v.norm()) / size for t, v in moves.items()},
+        "cosines": cosines,
+        "parameters": {"trained": len(flat(base)), "measured_damping": PRIOR},
+        "test_items": {t: len(part["labels"]) for t, (_, part) in bench.data().items() if t in TASKS},
+    }
+
+
+def flat(params: Mapping[str, Tensor]) -> Tensor:
+    """All numbers in one vector."""
+    return torch.cat([params[name].double().reshape(-1) for name in sorted(params)])
 
 
 def pair(o: Options, store: Store, bench: Bench, a: int, b: int) -> dict[str, object]:
@@ -158,11 +208,8 @@ def pair(o: Options, store: Store, bench: Bench, a: int, b: int) -> dict[str, ob
     names = (TASKS[a], TASKS[b])
     label = "_".join(name.replace("-", "").lower() for name in names)
     own = replace(o, name=f"fig5_{label}", out=o.out / label)
-    settings = {
-        **asdict(bench.settings),
-        "model": Path(bench.settings.model).name,
-        "sizes": dict.fromkeys(names, bench.settings.training),
-    }
+    sizes = {name: len(bench.tokens()[name][0]["labels"]) for name in names}
+    settings = {**told(bench.settings), "sizes": sizes}
     with open_store(own, names, settings) as edge:
         for method in store.methods():
             preview = store.preview(method)
