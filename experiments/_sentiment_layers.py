@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import Module
+from torch.nn.functional import scaled_dot_product_attention
 
 
 class Passing(Module):
@@ -18,6 +19,30 @@ class Passing(Module):
     ) -> Tensor:
         """What came from below, or was handed to the model as ``inputs_embeds``."""
         return inputs_embeds if hidden is None else hidden
+
+
+class First(Module):
+    """A layer of BERT or RoBERTa whose output is needed at the first token only, as in the last one below a classifier.
+
+    Every token is a key and a value, only the first is a query: what it puts out there is what the layer itself does.
+    """
+
+    def __init__(self, layer: Module) -> None:
+        super().__init__()
+        self.attention, self.intermediate, self.output = layer.attention, layer.intermediate, layer.output
+
+    def forward(self, hidden: Tensor, mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
+        """[B, words, width] -> [B, 1, width]; mask: as the encoder hands it to its layers, [B, 1, words or 1, words]."""
+        own, x = self.attention.self, hidden[:, :1]
+        q, k, v = (
+            f(y).unflatten(-1, (own.num_attention_heads, -1)).transpose(1, 2)
+            for f, y in ((own.query, x), (own.key, hidden), (own.value, hidden))
+        )
+        mask = None if mask is None else mask[:, :, :1]
+        chance = own.dropout.p if self.training else 0.0
+        context = scaled_dot_product_attention(q, k, v, mask, chance).transpose(1, 2).flatten(2)
+        x = self.attention.output(context, x)
+        return self.output(self.intermediate(x), x)
 
 
 def encoder(source: str, dropout: float, seed: int) -> Module:
@@ -55,6 +80,7 @@ def upper(model: Module, layers: int) -> Module:
     base.embeddings = Passing()
     for index in range(len(base.encoder.layer) - layers):
         base.encoder.layer[index] = Passing()
+    base.encoder.layer[-1] = First(base.encoder.layer[-1])
     return model
 
 
