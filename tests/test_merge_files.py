@@ -21,7 +21,7 @@ from previa.core.diagonal import Diagonal
 from previa.core.isotropic import Isotropic
 from previa.core.merge import merge
 from previa.errors import AlphaError, FileError, InputError, NotFiniteError, ParamsError, PrecisionError
-from previa.io import checkpoint, pieces
+from previa.io import checkpoint, pieces, workers
 from previa.io.checkpoint import open_checkpoint, save_checkpoint
 from previa.io.merge_files import merge_checkpoints
 from previa.io.posterior_file import save_posterior
@@ -176,6 +176,19 @@ def test_the_size_of_a_piece_is_irrelevant(
     for piece in (1, 5):
         monkeypatch.setattr(pieces, "PIECE", piece)
         assert_equal(study.merged((0.5, 0.3, 0.2), hessian=hessian), expected)
+
+
+@pytest.mark.parametrize("hessian", [False, True])
+def test_the_number_of_processors_is_irrelevant(
+    hessian: bool, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "PIECE", 1)  # more pieces than threads
+    found = []
+    for processors in (1, 3):
+        monkeypatch.setattr(workers, "processors", lambda processors=processors: processors)
+        study.merged((0.5, 0.3, 0.2), hessian=hessian)
+        found.append((study.folder / "merged.safetensors").read_bytes())
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -426,6 +439,7 @@ def test_only_one_piece_of_one_tensor_is_read_at_a_time(
 
     monkeypatch.setattr(checkpoint, "read", read)
     monkeypatch.setattr(pieces, "PIECE", 4)
+    monkeypatch.setattr(workers, "processors", lambda: 1)  # each thread has one piece
     alpha, out = (0.5, 0.3, 0.1), study.folder / "merged"
     merge_checkpoints(study.base, study.tasks, alpha, out, precisions=study.precisions, prior_precision=1.0)
     assert set(order) == {"head.weight", "scale", "head.bias"}

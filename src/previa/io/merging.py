@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import final
+from threading import Lock
+from typing import BinaryIO, final
 
 import torch
+from torch import Tensor
 
 from previa.core.merge import ROUNDING as EXACT
 from previa.core.merge import as_alphas
-from previa.core.params import Layout
 from previa.errors import AlphaError, InputError, NotFiniteError, PrecisionError
 from previa.io._safetensors import CODES, Specs, aligned, as_bytes, header_bytes, written_beside
 from previa.io.inputs import Inputs, check_dtype, matched, open_tasks
 from previa.io.pickled import Stored
 from previa.io.pieces import Averages, Members, Posteriors, Row, common, pieces, rounded
-from previa.io.posterior_file import PosteriorFile, open_posterior
-from previa.io.provenance import check_conventions
+from previa.io.posterior_file import PosteriorFile
+from previa.io.precisions import check_precisions, open_precisions
 from previa.io.shards import Shard
+from previa.io.workers import side_by_side
 
 # of 1 - sum(alpha): weights often come as text of a few digits, and without a prior no gamma is meant; with one it is what is left
 ROUNDING = 1e-5
@@ -70,10 +73,10 @@ def prepare(sources: Sources, alphas: Sequence[Sequence[float]], dtype: torch.dt
     )  # NaN shows in the sums
     check_dtype(dtype)
     rows, gammas = _weights(alphas, sources, base is not None)
-    posteriors = {} if sources.precisions is None else _open_posteriors(sources.precisions, tasks)
+    posteriors = {} if sources.precisions is None else open_precisions(sources.precisions, tasks)
     covered = set(next(iter(posteriors.values())).layout.places) if posteriors else None
     inputs = matched(tasks, base, sources.keep, covered)
-    _check_precisions(posteriors, inputs)
+    check_precisions(posteriors, inputs)
     model = inputs.model
     merged = [name for name in inputs.names if covered is None or inputs.source(name) in covered]
     return Merging(
@@ -92,26 +95,68 @@ def write_merged(merging: Merging, shards: Sequence[Shard], outs: Sequence[Seque
     Raises FileError, NotFiniteError, ParamsError, PrecisionError; a file appears only when it is whole.
     """
     for number, shard in enumerate(shards):
-        order = aligned(shard.specs)
         with ExitStack() as stack:
             files = [stack.enter_context(written_beside(files[number])) for files in outs]
-            for row, file in enumerate(files):
-                metadata = {"format": "pt", "previa.merge": json.dumps(merging.record(row))}
-                file.write(header_bytes(shard.specs, order, metadata))
-            for name in order:
-                dtype, shape = shard.specs[name]
-                for piece in pieces(math.prod(shape), len(files)):
-                    if name not in merging.parameters:
-                        value = as_bytes(rounded(common(merging.inputs, name, piece), dtype, name))
-                        for file in files:
-                            file.write(value)
-                        continue
-                    for file, exact in zip(files, merging.members.modes(name, piece), strict=True):
-                        try:
-                            file.write(as_bytes(rounded(exact, dtype, name)))
-                        except NotFiniteError:
-                            merging.members.blame(name, piece)
-                            raise
+            side_by_side(partial(_write_piece, merging), _pieces(merging, shard, files))
+
+
+@final
+@dataclass(frozen=True)
+class _Place:
+    """A file that grows in several places."""
+
+    file: BinaryIO
+    start: int  # of the tensors' bytes
+    lock: AbstractContextManager[bool]
+
+    def write(self, offset: int, value: Tensor) -> None:
+        with self.lock:
+            self.file.seek(self.start + offset)
+            self.file.write(as_bytes(value))
+
+
+@final
+@dataclass(frozen=True)
+class _Piece:
+    """Entries of one tensor, and where they go: the same bytes of every weighting's file."""
+
+    name: str
+    dtype: torch.dtype
+    entries: slice
+    offset: int
+    places: Sequence[_Place]
+
+
+def _pieces(merging: Merging, shard: Shard, files: Sequence[BinaryIO]) -> Iterator[_Piece]:
+    """The pieces of all tensors of a shard, after the files' headers."""
+    order, places = aligned(shard.specs), []
+    for row, file in enumerate(files):
+        metadata = {"format": "pt", "previa.merge": json.dumps(merging.record(row))}
+        header = header_bytes(shard.specs, order, metadata)
+        file.write(header)
+        places.append(_Place(file, len(header), Lock()))
+    offset = 0
+    for name in order:
+        dtype, shape = shard.specs[name]
+        for entries in pieces(math.prod(shape), len(files)):
+            yield _Piece(name, dtype, entries, offset, places)
+            offset += (entries.stop - entries.start) * dtype.itemsize
+
+
+def _write_piece(merging: Merging, piece: _Piece) -> None:
+    if piece.name not in merging.parameters:
+        value = rounded(common(merging.inputs, piece.name, piece.entries), piece.dtype, piece.name)
+        for place in piece.places:
+            place.write(piece.offset, value)
+        return
+    modes = merging.members.modes(piece.name, piece.entries)
+    for place, exact in zip(piece.places, modes, strict=True):
+        try:
+            value = rounded(exact, piece.dtype, piece.name)
+        except NotFiniteError:
+            merging.members.blame(piece.name, piece.entries)
+            raise
+        place.write(piece.offset, value)
 
 
 def _weights(
@@ -184,42 +229,3 @@ def _written(model: Stored, name: str, dtype: torch.dtype | None) -> torch.dtype
             f"merge: tensor {name!r} is {target}; expected one of {', '.join(map(str, CODES))}. Convert it first."
         )
     return target
-
-
-def _open_posteriors(precisions: Paths, tasks: Mapping[str, Stored]) -> dict[str, PosteriorFile]:
-    """Every task's posterior file. Raises InputError where tasks, conventions or families differ."""
-    if set(precisions) != set(tasks):
-        odd = sorted(set(precisions) ^ set(tasks))
-        raise InputError(
-            f"precisions are given for {sorted(precisions)}, but the tasks are {sorted(tasks)}; {odd[0]!r} has no "
-            "partner. Give one posterior file for each task."
-        )
-    opened = {task: open_posterior(precisions[task]) for task in tasks}
-    check_conventions({task: each.provenance for task, each in opened.items()})
-    first, one = next(iter(opened.items()))
-    for task, each in opened.items():
-        if each.provenance.family != one.provenance.family:
-            raise InputError(
-                f"task {task!r}: its posterior is {each.provenance.family}, but that of {first!r} is "
-                f"{one.provenance.family}. Make all of one family."
-            )
-    return opened
-
-
-def _check_precisions(posteriors: Mapping[str, PosteriorFile], inputs: Inputs) -> None:
-    """Raise ParamsError where names or shapes of precisions differ from each other or from the checkpoints, but for what is kept."""
-    shapes = {
-        task: [item for item in each.layout.shapes if item[0] not in inputs.kept]
-        for task, each in posteriors.items()
-    }
-    for task, found in shapes.items():
-        where, first = f"precision of task {task!r}", next(iter(shapes))
-        _check_layout(Layout(tuple(found)), Layout(tuple(shapes[first])), where, f"those of task {first!r}")
-        names = dict(found)
-        same = [item for item in inputs.tasks[task].layout.shapes if item[0] in names]
-        _check_layout(Layout(tuple(found)), Layout(tuple(same)), where, "those of its checkpoint")
-
-
-def _check_layout(found: Layout, expected: Layout, where: str, other: str) -> None:
-    """Raise ParamsError naming the tensor and both shapes; tensors without data stand for the files'."""
-    expected.check({name: torch.empty(shape, device="meta") for name, shape in found.shapes}, where, other)
