@@ -124,7 +124,7 @@ def loss(model: Module, batch: dict[str, Tensor]) -> Tensor:
 
 
 def pretrain(bench: Bench) -> float:
-    """The base: from English to both languages, and a little of the tasks; its folder, and its seconds."""
+    """The base: a short training on both tasks alike, by other sentences than theirs; its folder, and its seconds."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     s, started = bench.settings, time.perf_counter()
@@ -137,19 +137,13 @@ def pretrain(bench: Bench) -> float:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(bench.seed)
         model = LlamaForCausalLM(config)
-    parts, share = {}, {}
-    for task, (seen, own, _) in sentences(s).items():
-        source, target = task.split("-")
-        turned = [(b, a) for a, b in seen + own]
-        parts[task] = tokenised(s, reader, task, seen)
-        parts[f"{target}-{source}"] = tokenised(s, reader, f"{target}-{source}", turned)
-        share |= {task: s.pretrain_share, f"{target}-{source}": 0.5 - s.pretrain_share}
+    parts = {task: tokenised(s, reader, task, seen) for task, (seen, _, _) in sentences(s).items()}
     recipe = Recipe(
         optimizer=AdamWRecipe(lr=s.pretrain_lr, betas=(0.9, 0.98), weight_decay=0.01), steps=s.pretrain_steps,
         batch_size=s.pretrain_batch, sampling="sample",
     )  # fmt: skip
     finetune_accelerated(
-        model, Mixture(parts, [share[name] for name in parts], recipe, seed=bench.seed), loss=loss,
+        model, Mixture(parts, [1 / len(parts)] * len(parts), recipe, seed=bench.seed), loss=loss,
         collate=partial(collate, reader.pad_token_id), loop=Loop(micro_batch=s.pretrain_batch, warmup=min(100, s.pretrain_steps)),
         accelerator=accelerator_of(cpu=bench.device == "cpu"), progress=told,
     )  # fmt: skip

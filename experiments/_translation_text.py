@@ -39,13 +39,10 @@ class Settings:
     layers: int = 3
     heads: int = 4
     vocabulary: int = 3000
-    pretrain_steps: int = 650
+    pretrain_steps: int = 350
     pretrain_batch: int = 64
     pretrain_lr: float = 3e-3
-    pretrain_pairs: int = 3000  # of each task, that the base has seen; they are not in ``training``
-    pretrain_share: float = (
-        0.12  # of each task in the base's training; the rest is from English to the two languages
-    )
+    pretrain_pairs: int = 6000  # of each task, that the base has seen; they are not in ``training``
     rank: int = 8
     targets: tuple[str, ...] = LINEAR
     batch: int = 32

@@ -1,0 +1,172 @@
+"""Figures 7 and 10: BLEU by sentence, what is supervised, exact sums of updates, and translations in their order."""
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sacrebleu.metrics import BLEU
+
+from previa import Flat
+from previa.run.columns import Columns
+from previa.run.language import CausalLM
+from previa.run.live import live, trainable
+from previa.run.tokens import IGNORED, Tokenizer
+
+FOLDER = Path(__file__).parent.parent / "experiments"
+WORDS = [f"{a}{b}" for a in "bcdf" for b in "aeiou"]
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """(the script, its runs, its texts, BLEU), imported as they import each other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        names = "fig7_fig10_translation", "_translation", "_translation_text", "_bleu"
+        yield tuple(importlib.import_module(name) for name in names)
+
+
+@pytest.fixture(scope="module")
+def bench(scripts, tmp_path_factory):
+    """A base after three steps, in its folder."""
+    script, runs, _, _ = scripts
+    made = runs.Bench(script.SCALES["tiny"], tmp_path_factory.mktemp("translation"), "cpu", 0)
+    (made.out / "runs").mkdir()
+    runs.pretrain(made)
+    runs.adopt(made)
+    return made
+
+
+def texts(seed, n=40):
+    """References, and translations in which a word in four is another one."""
+    rng = np.random.default_rng(seed)
+    references = [list(rng.choice(WORDS, int(k))) for k in rng.integers(4, 12, n)]
+    found = [[w if rng.random() < 0.75 else str(rng.choice(WORDS)) for w in line] for line in references]
+    return [" ".join(line) for line in found], [" ".join(line) for line in references]
+
+
+def test_the_mean_of_the_sentences_shares_is_corpus_bleu(scripts):
+    found, references = texts(0)
+    items = scripts[3].bleu_items(found, references)
+    assert items.mean() == pytest.approx(BLEU().corpus_score(found, [references]).score, rel=1e-9)
+    assert items.std() > 1
+
+
+def test_each_share_is_what_leaving_the_sentence_out_changes(scripts):
+    found, references = texts(1, 12)
+    items, N = scripts[3].bleu_items(found, references), 12
+    without = np.array([BLEU().corpus_score(found[:i] + found[i + 1 :], [references[:i] + references[i + 1 :]]).score for i in range(N)])  # fmt: skip
+    whole = BLEU().corpus_score(found, [references]).score
+    assert np.allclose(items, whole + (N - 1) * (without.mean() - without), rtol=1e-9)
+
+
+def test_the_spread_of_the_shares_is_that_of_bleu_over_other_sentences(scripts):
+    """Over 300 draws of 150 sentences: two estimates of one standard deviation, to 20 % (each has some 4 % of its own)."""
+    rng, items = np.random.default_rng(2), scripts[3].bleu_items
+    found, references = texts(3, 3000)
+    drawn = []
+    for _ in range(300):
+        rows = rng.integers(0, 3000, 150)
+        one = BLEU().corpus_score([found[i] for i in rows], [[references[i] for i in rows]])
+        drawn.append(one.score)
+    said = items(found[:600], references[:600]).std(ddof=1) / 150**0.5
+    assert said == pytest.approx(np.std(drawn), rel=0.2)
+
+
+def test_capitals_count_unless_told(scripts):
+    assert scripts[3].bleu_items(["Ba be bi bo bu"] * 2, ["ba be bi bo bu"] * 2).mean() < 99
+    assert scripts[3].bleu_items(["Ba be bi bo bu"] * 2, ["ba be bi bo bu"] * 2, lowercase=True).mean() == pytest.approx(100)  # fmt: skip
+    with pytest.raises(ValueError, match="1 translations for 2 references"):
+        scripts[3].bleu_items(["a"], ["a", "b"])
+
+
+def test_tasks_share_their_targets_and_the_base_has_seen_none_of_theirs(scripts):
+    _, _, text, _ = scripts
+    parts = text.sentences(scripts[0].SCALES["tiny"])
+    for which in range(3):
+        assert [b for _, b in parts["de-en"][which]] == [b for _, b in parts["fr-en"][which]]
+    seen, own, test = parts["de-en"]
+    assert not set(seen) & set(own)
+    assert len(test) == scripts[0].SCALES["tiny"].test
+
+
+def test_the_loss_is_that_of_the_products_causal_language_model(scripts, bench):
+    _, runs, text, _ = scripts
+    task, reader, model = "de-en", runs.tokenizer(bench), bench.model().eval()
+    pairs = text.sentences(bench.settings)[task][1][:5]
+    known = CausalLM(
+        Columns({"prompt": "prompt", "completion": "completion"}), model.config, Tokenizer(reader, None)
+    )
+    rows = [{"prompt": text.prompt(bench.settings, task, a), "completion": b} for a, b in pairs]
+    examples = [known.example(row, "here") for row in rows]
+    assert [dict(e.inputs) for e in examples] == text.tokenised(bench.settings, reader, task, pairs)
+    batch = known.collate(examples)
+    expected = known.labels("given", torch.Generator()).loss(model, batch)
+    assert runs.loss(model, batch).detach().numpy() == pytest.approx(expected.detach().numpy(), rel=1e-5)
+
+
+def test_translations_come_in_the_order_of_the_sentences_whatever_goes_together(scripts, bench):
+    _, runs, _, _ = scripts
+    with torch.no_grad():
+        model = bench.model().eval()
+        for i, p in enumerate(
+            model.parameters()
+        ):  # the translations of a model that has hardly been trained are all alike
+            p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(i)))
+        together = runs.translations(bench, model, "de-en")
+        alone = runs.translations(
+            replace(bench, settings=replace(bench.settings, score_batch=1)), model, "de-en"
+        )
+    assert together == alone
+    assert len(set(together)) > 1
+
+
+def test_exact_sums_of_updates_are_the_weighted_sums_of_b_a(scripts, bench):
+    script = scripts[0]
+    model, r = bench.model(), bench.settings.rank
+    draw = torch.Generator().manual_seed(0)
+    means = [
+        Flat.of({n: torch.randn(p.shape, generator=draw) for n, p in trainable(model).items()}) for _ in "ab"
+    ]
+    found = script.updates(means, torch.tensor([[0.3, 0.7], [1.0, 0.0]]))
+    wide = bench.model(2 * r)
+    batch = next(scripts[1].batches(bench, scripts[1].rows(bench, "de-en")[1], 4))
+    for row, alpha in enumerate((0.3, 1.0)):
+        for name in (n for n in means[0] if ".lora_A." in n):
+            other = name.replace("lora_A", "lora_B")
+            exact = sum(a * m[other] @ m[name] for a, m in zip((alpha, 1 - alpha), means, strict=True))
+            both = found.params.row(row)
+            torch.testing.assert_close(both[other] @ both[name], exact, rtol=1e-5, atol=1e-5)
+    with (
+        live(wide, found.params.layout) as place,
+        live(model, means[0].layout) as own,
+    ):  # at a corner: the task's own model
+        place(found.params.row(1).vector)
+        own(means[0].vector)
+        torch.testing.assert_close(
+            scripts[1].loss(wide, batch), scripts[1].loss(model, batch), rtol=1e-4, atol=1e-4
+        )
+
+
+def test_only_the_translation_and_its_end_are_supervised(scripts, bench):
+    _, runs, _, _ = scripts
+    reader = runs.tokenizer(bench)
+    row = runs.rows(bench, "fr-en")[0][0]
+    target = [n for n in row["labels"] if n != IGNORED]
+    assert target[-1] == reader.eos_token_id
+    assert row["input_ids"][-len(target) :] == target
+    fr, en = (reader.convert_tokens_to_ids(f"<{x}>") for x in ("fr", "en"))
+    prompt = row["input_ids"][: -len(target)]
+    assert (prompt[0], prompt[-1]) == (fr, en)
+
+
+def test_papers_scale_names_the_papers_model_and_its_lora_has_its_size(scripts):
+    """B.6: some 0.9 million trained parameters, of gemma-2b: 18 layers of width 2048, 8 heads of 256 and one key and value."""
+    s = scripts[0].SCALES["paper"]
+    q, v = (s.rank * (2048 + out) for out in (8 * 256, 256))
+    assert s.model == "google/gemma-2b-it"
+    assert s.targets == ("q_proj", "v_proj")
+    assert 18 * (q + v) == 921_600
+    assert (s.lr, s.betas, s.ess, s.joint_ess, s.delta) == (0.05, (0.9, 0.99995), 1e7, 2e7, 1e-6)
