@@ -247,12 +247,12 @@ def measure(bench: Bench, run: Run, params: Flat) -> dict[str, float]:
     return seconds
 
 
-def joint_run(alpha: tuple[float, ...]) -> tuple[dict[str, np.ndarray], float]:
-    """In a worker: a joint run's scores; seconds."""
-    bench = _here[0]
+def joint_run(job: tuple[tuple[float, ...], int]) -> tuple[dict[str, np.ndarray], float]:
+    """In a worker: the scores of joint run number k at alpha, 0 being the truth; seconds."""
+    bench, (alpha, k) = _here[0], job
     s, data = bench.settings, bench.data()
     steps = s.steps(s.joint_epochs, sum(len(data[task][0]["labels"]) for task in TASKS))
-    found, model = train(bench, alpha, steps, bench.seed + JOINT_SEED), bench.model()
+    found, model = train(bench, alpha, steps, bench.seed + JOINT_SEED + 1000 * k), bench.model()
     with live(model, found.params.layout) as place:
         place(found.params.vector)
         scores = {task: values.numpy() for task, values in scorer(bench)(model).items()}
