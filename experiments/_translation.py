@@ -124,7 +124,7 @@ def loss(model: Module, batch: dict[str, Tensor]) -> Tensor:
 
 
 def pretrain(bench: Bench) -> float:
-    """The base: a short training on both tasks alike, by other sentences than theirs; its folder, and its seconds."""
+    """The base: a short training from English to both languages, and a little of the tasks; its folder, and its seconds."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     s, started = bench.settings, time.perf_counter()
@@ -137,13 +137,18 @@ def pretrain(bench: Bench) -> float:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(bench.seed)
         model = LlamaForCausalLM(config)
-    parts = {task: tokenised(s, reader, task, seen) for task, (seen, _, _) in sentences(s).items()}
+    parts, shares = {}, []
+    for task, (seen, own, _) in sentences(s).items():
+        turned = "-".join(reversed(task.split("-")))
+        parts[task] = tokenised(s, reader, task, seen)
+        parts[turned] = tokenised(s, reader, turned, [(target, source) for source, target in seen + own])
+        shares += [s.pretrain_share, 0.5 - s.pretrain_share]
     recipe = Recipe(
         optimizer=AdamWRecipe(lr=s.pretrain_lr, betas=(0.9, 0.98), weight_decay=0.01), steps=s.pretrain_steps,
         batch_size=s.pretrain_batch, sampling="sample",
     )  # fmt: skip
     finetune_accelerated(
-        model, Mixture(parts, [1 / len(parts)] * len(parts), recipe, seed=bench.seed), loss=loss,
+        model, Mixture(parts, shares, recipe, seed=bench.seed), loss=loss,
         collate=partial(collate, reader.pad_token_id), loop=Loop(micro_batch=s.pretrain_batch, warmup=min(100, s.pretrain_steps)),
         accelerator=accelerator_of(cpu=bench.device == "cpu"), progress=told,
     )  # fmt: skip
@@ -157,14 +162,15 @@ def train(bench: Bench, alpha: Sequence[float], kind: str, seed: int) -> tuple[M
     s = bench.settings
     alone = max(alpha) == 1
     optimizer = AdamWRecipe(lr=s.adamw_lr) if kind == "adamw" else IvonRecipe(
-        lr=s.lr, betas=s.betas, ess=s.ess if alone else s.joint_ess, hess_init=s.hess_init, weight_decay=s.delta
+        lr=s.lr, betas=s.betas, ess=s.ess if alone else s.joint_ess, hess_init=s.hess_init, weight_decay=s.delta,
+        clip_radius=s.clip_radius,
     )  # fmt: skip
     recipe = Recipe(optimizer=optimizer, steps=s.steps, batch_size=s.batch, sampling="sample")
     parts = {task: rows(bench, task)[0] for task in TASKS}
     model = bench.model()
     found = finetune_accelerated(
         model, Mixture(parts, alpha, recipe, seed=seed), loss=loss, collate=partial(collate, tokenizer(bench).pad_token_id),
-        loop=Loop(micro_batch=s.micro_batch, clip_norm=1.0), accelerator=accelerator_of(cpu=bench.device == "cpu"),
+        loop=Loop(micro_batch=s.micro_batch, clip_norm=1.0, warmup=s.warmup), accelerator=accelerator_of(cpu=bench.device == "cpu"),
     )  # fmt: skip
     return model, found
 

@@ -30,7 +30,7 @@ class Settings:
     model: str  # a name of the hub; "": one that is trained here
     words: int  # the most of a sentence, in each of the languages
     training: int  # sentence pairs of each task, at most
-    test: int
+    test: int  # sentences of each
     steps: int  # of every finetuning, joint ones too
     grid: int  # steps of the previews' weights
     joint: int  # and of the joint runs'
@@ -39,10 +39,13 @@ class Settings:
     layers: int = 3
     heads: int = 4
     vocabulary: int = 3000
-    pretrain_steps: int = 350
+    pretrain_steps: int = 650
     pretrain_batch: int = 64
     pretrain_lr: float = 3e-3
-    pretrain_pairs: int = 6000  # of each task, that the base has seen; they are not in ``training``
+    pretrain_pairs: int = 3000  # that the base has seen in the tasks' direction; they are not in ``training``
+    pretrain_share: float = (
+        0.1  # of each task in the base's training; the rest is from English to both languages
+    )
     rank: int = 8
     targets: tuple[str, ...] = LINEAR
     batch: int = 32
@@ -52,8 +55,11 @@ class Settings:
     ess: float = 1e7
     joint_ess: float = 1e7
     hess_init: float = 3e-4
+    clip_radius: float | None = None  # of IVON's g/(h+delta)
+    warmup: int = 0
     delta: float = 1e-6
     adamw_lr: float = 1e-3
+    adamw_joint: int = 2  # steps of the weights of AdamW's joint runs
     new_tokens: int = 28  # of a translation, at most
     score_batch: int = 128
     lowercase: bool = True
