@@ -62,6 +62,13 @@ def merge(alpha: Alphas, posteriors: Sequence[Posterior], prior: Posterior | Non
     return merged
 
 
+def check_layouts(members: Sequence[Posterior]) -> None:
+    """Raise ParamsError, naming what differs, unless all have the first one's tensors."""
+    layout = members[0].layout
+    if any(q.layout is not layout and q.layout != layout for q in members):
+        naturals(members)
+
+
 def check_negative_gamma(weights: Tensor, merged: Posterior) -> None:
     """Raise PrecisionError where a prior of negative weight leaves no valid posterior: its own checks are run again."""
     try:

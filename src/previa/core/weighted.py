@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from previa.core.merge import check_negative_gamma
+from previa.core.averages import averages_into, dtype_of, isotropic, piece_size, shares
+from previa.core.isotropic import Isotropic
+from previa.core.merge import check_layouts, check_negative_gamma
 from previa.core.params import Flat
 from previa.core.posterior import Factorised, Posterior, naturals
 
@@ -25,9 +27,17 @@ def weighted_parts(weights: Tensor, members: Sequence[Posterior]) -> Iterator[tu
     if len(whole) < len(members):
         yield slice(0, P), _dense(weights, members)
         return
+    most = piece_size(whole[0].part(0, 0).mode().vector)
+    size = max(1, min(P, max(1024, min(most, CACHE // A) // 1024 * 1024)))  # whole cache lines in every row
+    if isotropic(members) and len(members) <= FEW:
+        rows, buffer = shares(weights, members), _empty(A, size, members)
+        for start in range(0, P, size):
+            outs = buffer[:, : min(size, P - start)]
+            averages_into(list(outs), rows, members, start)
+            yield slice(start, start + outs.shape[-1]), outs
+        return
     negative = bool((weights < 0).any())
     naturals([q.part(0, 0) for q in whole])  # one family, or an error before any work
-    size = min(P, max(1024, CACHE // A // 1024 * 1024))  # whole cache lines in every row
     buffers: list[Tensor] = []
     for start in range(0, P, size):
         entries = slice(start, min(start + size, P))
@@ -48,10 +58,12 @@ def weighted_parts(weights: Tensor, members: Sequence[Posterior]) -> Iterator[tu
 
 def weighted_modes(weights: Tensor, members: Sequence[Posterior]) -> Flat:
     """The modes of sum_k weights_ak lambda_k as Flat [A, P]. Raises as merge."""
-    layout = members[0].layout
-    if any(q.layout is not layout and q.layout != layout for q in members):
-        naturals(members)  # raises, naming what differs
-    theta = torch.empty(0)
+    layout, theta = members[0].layout, torch.empty(0)
+    check_layouts(members)
+    if isotropic(members) and len(members) <= FEW:
+        theta = _empty(len(weights), layout.size, members)
+        averages_into(list(theta), shares(weights, members), members)
+        return Flat(layout, theta)
     for entries, values in weighted_parts(weights, members):
         if values.shape[-1] == layout.size:
             return Flat(layout, values)
@@ -69,6 +81,10 @@ def weighted_merge(weights: Tensor, members: Sequence[Posterior]) -> Posterior:
     for w, q in zip(weights.tolist()[1:], members[1:], strict=True):
         total = tuple(t.add_(part, alpha=w) for t, part in zip(total, q.natural(), strict=True))
     return members[0].from_natural(total)
+
+
+def _empty(A: int, n: int, members: Sequence[Isotropic]) -> Tensor:
+    return members[0].mode().vector.new_empty(A, n, dtype=dtype_of(members))
 
 
 def _sum_into(out: Tensor, weights: Tensor, lam: Tensor) -> Tensor:
