@@ -25,6 +25,7 @@ from _translation import (
     joint_run,
     pretrain,
 )  # fmt: skip
+from _translation_figure import draw
 from _translation_text import TASKS, Settings, sentences
 from torch import Tensor
 
@@ -195,6 +196,18 @@ def report(
            roles={"simple": "simple", "hessian": "squared_gradients"}, extra={"likelihood": likelihoods(adamw.likely, ADAMW)}, **facts)  # fmt: skip
     finish(ivon.options, ivon.bleu, title="Translation: de-en and fr-en", columns=FIG7,
            roles={"simple": "simple", "hessian": "ivon_hessian"}, extra={**about, "likelihood": likelihoods(ivon.likely, FIG7)}, **facts)  # fmt: skip
+    for own, study, columns in (
+        (ten, ivon, FIG10),
+        (adamw.options, adamw, ADAMW),
+        (ivon.options, ivon, FIG7),
+    ):
+        scores = {"BLEU": study.bleu, "log-likelihood": study.likely}
+        draw(
+            own.docs / f"{own.stem}-pairs.png",
+            scores,
+            columns,
+            title="German-English and French-English, LoRA",
+        )
 
 
 def copy(source: Store, target: Store, names: Sequence[str]) -> None:
