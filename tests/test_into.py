@@ -19,7 +19,7 @@ def places(dtype=torch.float64):
 def filled(alpha, posteriors, prior=None, dtype=torch.float64):
     params = places(dtype)
     memory = {name: tensor.data_ptr() for name, tensor in params.items()}
-    modes_into(params, alpha, posteriors, prior)
+    modes_into([params], [alpha], posteriors, prior)
     assert {name: tensor.data_ptr() for name, tensor in params.items()} == memory
     return params
 
@@ -33,6 +33,20 @@ def assert_is(params, flat):
 def test_every_familys_modes_are_written_in_place(family):
     posteriors = [FAMILIES[family](seed) for seed in range(3)]
     assert_is(filled(ALPHA, posteriors), modes([ALPHA], posteriors).params.row(0))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_many_weightings_are_written_at_once(family):
+    posteriors, alphas = (
+        [FAMILIES[family](seed) for seed in range(3)],
+        [ALPHA, (1.0, 0.0, 0.0), (0.1, 0.1, 0.8)],
+    )
+    outs = [places(), places(torch.float32), places()]
+    modes_into(outs, alphas, posteriors)
+    expected = modes(alphas, posteriors).params
+    assert_is(outs[0], expected.row(0))
+    assert_is(outs[2], expected.row(2))
+    assert all(torch.equal(outs[1][name], expected.row(1)[name].float()) for name in SHAPES)
 
 
 @pytest.mark.parametrize("family", ["isotropic", "diagonal", "full"])
@@ -62,7 +76,7 @@ def test_a_models_own_parameters_are_overwritten_and_still_train():
     layer = torch.nn.Linear(3, 2)
     params = dict(layer.named_parameters())
     posteriors = [Isotropic({n: torch.full_like(p, k) for n, p in params.items()}) for k in (1.0, 3.0)]
-    modes_into(params, (0.5, 0.5), posteriors)
+    modes_into([params], [(0.5, 0.5)], posteriors)
     assert torch.equal(layer(torch.ones(3)), torch.full((2,), 8.0))
     layer(torch.ones(3)).sum().backward()
     assert layer.weight.grad is not None
@@ -103,7 +117,7 @@ def test_bf16_entries_are_the_exact_ones(alpha):
     tasks = [torch.randn(2 * 10**5, generator=torch.Generator().manual_seed(s)).bfloat16() for s in range(3)]
     exact = sum(a * theta.double() for a, theta in zip(alpha, tasks, strict=True)).bfloat16()
     params = {"w": torch.empty_like(exact)}
-    modes_into(params, alpha, [Isotropic({"w": theta}) for theta in tasks])
+    modes_into([params], [alpha], [Isotropic({"w": theta}) for theta in tasks])
     # such weights put some averages on the middle between two numbers; summed in float32, up to 1.4 % of entries are off
     assert (params["w"] != exact).double().mean() <= 1e-3
 
@@ -113,7 +127,7 @@ def test_bf16_entries_are_the_exact_ones(alpha):
     [
         (lambda p: p.pop("scale"), ParamsError, "'scale' is missing"),
         (lambda p: p.update(scale=torch.ones(2)), ParamsError, "'scale' has shape"),
-        (lambda p: p.update(scale=torch.tensor(1)), ParamsError, "'scale' of params is torch.int64"),
+        (lambda p: p.update(scale=torch.tensor(1)), ParamsError, r"outs\[1\]: tensor 'scale' is torch.int64"),
         (
             lambda p: p.update({"a.weight": torch.ones(2, 3).T}),
             ParamsError,
@@ -125,19 +139,23 @@ def test_places_that_do_not_fit_are_named(change, error, words):
     params = places()
     change(params)
     with pytest.raises(error, match=words):
-        modes_into(params, ALPHA, [FAMILIES["isotropic"](seed) for seed in range(3)])
+        modes_into([places(), params], [ALPHA, ALPHA], [FAMILIES["isotropic"](seed) for seed in range(3)])
 
 
 def test_what_makes_no_model_is_refused():
     posteriors = [FAMILIES["isotropic"](seed) for seed in range(3)]
     with pytest.raises(InputError, match="no posteriors"):
-        modes_into(places(), (), [])
-    with pytest.raises(AlphaError, match=r"shape \(1, 3\); expected \(3,\)"):
+        modes_into([], [], [])
+    with pytest.raises(InputError, match="outs is one mapping, and there are 1 weightings"):
         modes_into(places(), [ALPHA], posteriors)
+    with pytest.raises(InputError, match="outs is 1 mappings, and there are 2 weightings"):
+        modes_into([places()], [ALPHA, ALPHA], posteriors)
+    with pytest.raises(AlphaError, match="negative"):
+        modes_into([places()], [(1.0, 0.5, -0.5)], posteriors)
     with pytest.raises(PrecisionError, match="gamma = -2"):
-        modes_into(places(), (1.0, 1.0, 1.0), posteriors, Isotropic(draw(9), 100.0))
+        modes_into([places()], [(1.0, 1.0, 1.0)], posteriors, Isotropic(draw(9), 100.0))
     other = Isotropic(dict(reversed(draw(1).items())))
     with pytest.raises(ParamsError, match="another order"):
-        modes_into(places(), (0.5, 0.5), [posteriors[0], other])
+        modes_into([places()], [(0.5, 0.5)], [posteriors[0], other])
     with pytest.raises(NotFiniteError, match=r"'a.weight': a merged value does not fit torch.float16"):
         filled((1.0,), [Isotropic({n: 1e5 * t.abs() + 1e5 for n, t in draw(0).items()})], dtype=torch.float16)

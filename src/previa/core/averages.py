@@ -65,22 +65,24 @@ def average(out: Tensor, share: Sequence[float], thetas: Sequence[Tensor]) -> No
 def averages_into(
     outs: Sequence[Tensor], shares: Tensor, members: Sequence[Isotropic], start: int = 0
 ) -> None:
-    """outs [A] of [n], of one dtype: entries start..start + n of the modes.
+    """outs [A] of [n]: entries start..start + n of the modes, made in the means' dtype and rounded once to that of out.
 
-    shares: [A, K], of the function of that name. Averages that are kept in half precision are made in float64 and rounded
-    once: weights such as 0.35 put many of them on the very middle between two bfloat16 numbers, where float32 errs.
+    shares: [A, K], of the function of that name. Where an out is of half precision they are made in float64: weights such as
+    0.35 put many averages on the very middle between two bfloat16 numbers, where float32 errs.
     """
     means, rows, n = [q.mode().vector for q in members], shares.tolist(), outs[0].shape[0]
-    kept = outs[0].dtype
-    dtype = torch.float64 if kept.itemsize < 4 else dtype_of(members)
+    dtype = torch.float64 if any(out.dtype.itemsize < 4 for out in outs) else dtype_of(members)
     size = min(n, piece_size(outs[0]))
-    wide = [outs[0].new_empty(size, dtype=dtype) for mean in (*means, outs[0]) if mean.dtype != dtype]
+    wide = {k: outs[0].new_empty(size, dtype=dtype) for k, mean in enumerate(means) if mean.dtype != dtype}
+    unrounded = outs[0].new_empty(size if any(out.dtype != dtype for out in outs) else 0, dtype=dtype)
     for first in range(0, n, max(1, size)):
         piece = slice(first, min(first + size, n))
-        free = [buffer[: piece.stop - piece.start] for buffer in wide]
         thetas = [mean[start + piece.start : start + piece.stop] for mean in means]
-        thetas = [theta if theta.dtype == dtype else free.pop().copy_(theta) for theta in thetas]
+        for k, buffer in wide.items():
+            thetas[k] = buffer[: piece.stop - piece.start].copy_(thetas[k])
         for out, row in zip(outs, rows, strict=True):
-            average(free[0] if free else out[piece], row, thetas)
-            if free:
-                out[piece] = free[0]
+            if out.dtype == dtype:
+                average(out[piece], row, thetas)
+            else:
+                average(unrounded[: piece.stop - piece.start], row, thetas)
+                out[piece] = unrounded[: piece.stop - piece.start]
