@@ -112,14 +112,32 @@ def test_means_of_two_dtypes_are_averaged_in_the_wider():
     torch.testing.assert_close(found.vector[0], oracle, **EXACT)
 
 
+@pytest.mark.parametrize("spread", [1.0, 0.05])  # tasks that have little in common, and finetuned ones
 @pytest.mark.parametrize("alpha", [ALPHA, (0.4, 0.35, 0.25), (1 / 3, 1 / 3, 1 / 3), (0.5, 0.25, 0.25)])
-def test_bf16_entries_are_the_exact_ones(alpha):
-    tasks = [torch.randn(2 * 10**5, generator=torch.Generator().manual_seed(s)).bfloat16() for s in range(3)]
+def test_bf16_entries_are_the_exact_ones(alpha, spread):
+    draws = [torch.randn(2 * 10**5, generator=torch.Generator().manual_seed(s)) for s in range(4)]
+    tasks = [(draws[3] * (spread < 1) + spread * each).bfloat16() for each in draws[:3]]
     exact = sum(a * theta.double() for a, theta in zip(alpha, tasks, strict=True)).bfloat16()
     params = {"w": torch.empty_like(exact)}
     modes_into([params], [alpha], [Isotropic({"w": theta}) for theta in tasks])
     # such weights put some averages on the middle between two numbers; summed in float32, up to 1.4 % of entries are off
     assert (params["w"] != exact).double().mean() <= 1e-3
+
+
+def test_settled_numbers_are_the_nearest_of_20_bits():
+    x = torch.randn(10**4, generator=torch.Generator().manual_seed(0)) * 10.0 ** torch.linspace(
+        -30, 30, 10**4
+    )
+    mantissa, exponent = torch.frexp(x.double())
+    nearest = torch.ldexp((mantissa * 2**20).round(), exponent - 20)
+    found = x.clone()
+    averages.settle(found)
+    ties = (mantissa * 2**20).frac().abs() == 0.5  # away from zero here, to even there
+    assert torch.equal(found.double()[~ties], nearest[~ties])
+    edges = torch.tensor([0.0, -0.0, float("inf"), -float("inf"), 1.0, -1.0])
+    settled = edges.clone()
+    averages.settle(settled)
+    assert torch.equal(settled, edges)
 
 
 @pytest.mark.parametrize(
