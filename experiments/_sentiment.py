@@ -22,14 +22,15 @@ from previa import (  # fmt: skip
     Flat,
     Given,
     Recipe,
-    finetune,
     input_moments,
     open_checkpoint,
     save_checkpoint,
     squared_gradients,
 )
+from previa.run.accelerate_loop import accelerator_of, finetune_accelerated
+from previa.run.accelerate_step import Loop
 from previa.run.executors import map_processes
-from previa.run.finetune import Finetuned
+from previa.run.joint_data import Mixture
 from previa.run.live import live
 
 JOINT_SEED = 999  # beyond the study's: a joint run shares no order of examples with a task's own
@@ -61,6 +62,7 @@ class Settings:
     measured: int  # examples of squared gradients and input moments
     top: int  # layers that the tasks train, with the head; 0: all parameters
     dropout: float
+    warmup: int  # steps in which the learning rate rises
     seeds: int = 1  # of a task's own runs: beyond the first for a mixture
     batch: int = 16
     hub: bool = False  # data by the hub's names
@@ -193,18 +195,47 @@ def pretrain(bench: Bench) -> float:
     """The first finetuning, on IMDB, of all parameters; its seconds."""
     s, part = bench.settings, bench.tokens()["IMDB"][0]
     steps = s.steps(s.imdb_epochs, len(part["labels"]))
-    recipe = Recipe(optimizer=AdamWRecipe(lr=s.imdb_lr), steps=steps, batch_size=s.batch)
-    found = finetune(bench.whole(), {"IMDB": part}, (1.0,), recipe, loss=loss, seed=bench.seed)
-    save_checkpoint(bench.out / "base.safetensors", found.params)
-    return found.seconds
+    params, seconds = train(bench, bench.whole(), {"IMDB": part}, (1.0,), steps, s.imdb_lr, bench.seed)
+    save_checkpoint(bench.out / "base.safetensors", params)
+    return seconds
 
 
-def train(bench: Bench, alpha: tuple[float, ...], steps: int, seed: int) -> Finetuned:
-    """A finetuning from the base at alpha: its share of the examples of each batch."""
-    s = bench.settings
-    recipe = Recipe(optimizer=AdamWRecipe(lr=s.lr), steps=steps, batch_size=s.batch, sampling="sample")
+def tune(bench: Bench, alpha: tuple[float, ...], steps: int, seed: int) -> tuple[Flat, float]:
+    """A finetuning from the base at alpha: its parameters and its seconds."""
     data = {task: bench.data()[task][0] for task in TASKS}
-    return finetune(bench.model(), data, alpha, recipe, loss=loss, seed=seed)
+    return train(bench, bench.model(), data, alpha, steps, bench.settings.lr, seed)
+
+
+def train(
+    bench: Bench,
+    model: Module,
+    data: Mapping[str, Batch],
+    alpha: tuple[float, ...],
+    steps: int,
+    lr: float,
+    seed: int,
+) -> tuple[Flat, float]:
+    """Each task has its share alpha_t of the examples; a learning rate that falls to 0 as a cosine, after a warm-up (B.5)."""
+    s = bench.settings
+    recipe = Recipe(optimizer=AdamWRecipe(lr=lr), steps=steps, batch_size=s.batch, sampling="sample")
+    rows = {task: split(part) for task, part in data.items()}
+    found = finetune_accelerated(
+        model, Mixture(rows, alpha, recipe, seed=seed), loss=loss, collate=collate,
+        loop=Loop(micro_batch=s.batch, schedule="cosine", warmup=min(s.warmup, steps // 2)),
+        accelerator=accelerator_of(cpu=bench.device == "cpu"),
+    )  # fmt: skip
+    params = Flat.of({name: p.detach().cpu() for name, p in model.named_parameters()})
+    return params, found.seconds
+
+
+def split(part: Batch) -> list[Batch]:
+    """The examples one by one."""
+    return [dict(zip(part, values, strict=True)) for values in zip(*part.values(), strict=True)]
+
+
+def collate(rows: list[Batch]) -> Batch:
+    """Examples as one batch: they are padded alike."""
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def finetune_task(run: Run) -> dict[str, float]:
@@ -212,10 +243,11 @@ def finetune_task(run: Run) -> dict[str, float]:
     bench, (task, k) = _here[0], run
     s, t = bench.settings, TASKS.index(task)
     steps = s.steps(s.own_epochs[t], len(bench.data()[task][0]["labels"]))
-    found = train(bench, tuple(float(task == other) for other in TASKS), steps, bench.seed + 100 * k)
-    seconds = measure(bench, run, found.params)
-    save_checkpoint(bench.file(run), found.params)  # last: what was measured is there
-    return {"finetune/adamw": found.seconds, **seconds}
+    corner = tuple(float(task == other) for other in TASKS)
+    params, took = tune(bench, corner, steps, bench.seed + 100 * k)
+    seconds = measure(bench, run, params)
+    save_checkpoint(bench.file(run), params)  # last: what was measured is there
+    return {"finetune/adamw": took, **seconds}
 
 
 def measure_base(run: Run) -> dict[str, float]:
@@ -252,11 +284,12 @@ def joint_run(job: tuple[tuple[float, ...], int]) -> tuple[dict[str, np.ndarray]
     bench, (alpha, k) = _here[0], job
     s, data = bench.settings, bench.data()
     steps = s.steps(s.joint_epochs, sum(len(data[task][0]["labels"]) for task in TASKS))
-    found, model = train(bench, alpha, steps, bench.seed + JOINT_SEED + 1000 * k), bench.model()
-    with live(model, found.params.layout) as place:
-        place(found.params.vector)
+    params, seconds = tune(bench, alpha, steps, bench.seed + JOINT_SEED + 1000 * k)
+    model = bench.model()
+    with live(model, params.layout) as place:
+        place(params.vector)
         scores = {task: values.numpy() for task, values in scorer(bench)(model).items()}
-    return scores, found.seconds
+    return scores, seconds
 
 
 def in_workers(name: str, function: Any, items: list, bench: Bench, workers: int) -> Iterator[tuple]:
