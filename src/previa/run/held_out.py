@@ -1,0 +1,144 @@
+"""A task's test examples, the same at every weighting, and values for each of them from batches that fit the memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from previa.data.files import Rows
+from previa.errors import InputError
+from previa.fit.batches import map_tensors
+from previa.run.square_pass import Task
+from previa.run.tokens import Example
+
+TOKENS, PICTURES = 4096, 64  # of one batch, with its padding
+
+
+@final
+@dataclass
+class Budget:
+    """How much a batch may hold: halved when memory runs out, and remembered for the next weighting."""
+
+    tokens: int = TOKENS
+    items: int = 1 << 30
+
+
+@final
+@dataclass(frozen=True)
+class HeldOut:
+    """A task's test examples, the same at every weighting, in the order of the rows."""
+
+    task: Task
+    examples: tuple[Example, ...]
+    rows: tuple[Any, ...]
+    """the chosen rows themselves, one an example"""
+    budget: Budget = field(default_factory=Budget, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def digest(self) -> str:
+        """Of the rows and of what the task made of them."""
+        total = hashlib.blake2b(digest_size=8)
+        for row, example in zip(self.rows, self.examples, strict=True):
+            total.update(f"{_plain(row)}\0{_plain(example.inputs)}\0".encode())
+        return total.hexdigest()
+
+    def batches(self) -> Iterator[tuple[list[int], Any]]:
+        """As ``batches``."""
+        return batches(self)
+
+
+def held_out(
+    rows: Rows, task: Task, *, at_most: int | None = None, seed: int = 0, where: str = ""
+) -> HeldOut:
+    """The examples of all rows, or of ``at_most`` drawn by the seed. Raises InputError, beginning with ``where``."""
+    numbers = torch.arange(len(rows))
+    if at_most is not None and at_most < len(rows):
+        draw = torch.Generator().manual_seed(seed)
+        numbers = torch.randperm(len(rows), generator=draw)[:at_most].sort().values
+    start = f"{where}, " if where else ""
+    chosen = [(rows[n], task.example(rows[n], f"{start}row {n + 1}")) for n in numbers.tolist()]
+    usable = [(row, example) for row, example in chosen if example is not None]
+    if not usable:
+        raise InputError(
+            f"{start}none of {len(numbers)} test rows has anything to predict. Are these the right columns?"
+        )
+    return HeldOut(task, tuple(e for _, e in usable), tuple(r for r, _ in usable))
+
+
+def batches(held: HeldOut, tokens: int | None = None) -> Iterator[tuple[list[int], Any]]:
+    """(numbers of the examples, their batch), longest first; at most ``tokens`` with the padding, but one example at least."""
+    budget = held.budget if tokens is None else Budget(tokens)
+    for numbers in _parts(held, budget):
+        yield numbers, held.task.collate([held.examples[n] for n in numbers])
+
+
+def values_of(
+    model: Module, held: HeldOut, of: Callable[[Sequence[int], torch.device], Sequence[Any] | Tensor]
+) -> list[Any]:
+    """of(numbers, device) for parts of the examples, in the order of the rows; a part is halved when memory runs out.
+
+    Raises InputError where the memory is too small for one example.
+    """
+    device = next(model.parameters()).device
+    found: list[Any] = [None] * len(held)
+    for numbers in _parts(held, held.budget):
+        left = numbers
+        while left:
+            part = left[: held.budget.items]
+            try:
+                values = of(part, device)
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise InputError(
+                        f"the device's memory is too small for one test example of length {held.examples[part[0]].length}. "
+                        "Shorten the examples, or use a larger device."
+                    ) from None
+                held.budget.items = max(1, len(part) // 2)
+                continue
+            for number, value in zip(part, values, strict=True):
+                found[number] = value
+            left = left[len(part) :]
+    return found
+
+
+def moved(batch: Any, model: Module) -> Any:
+    """A batch on the model's device, its floats but labels in the model's precision."""
+    like = next(model.parameters())
+    move = map_tensors(lambda t: t.to(like.device), batch)
+    if isinstance(move, Mapping):
+        return {
+            k: v.to(like.dtype) if isinstance(v, Tensor) and v.is_floating_point() and k != "labels" else v
+            for k, v in move.items()
+        }
+    return move
+
+
+def _parts(held: HeldOut, budget: Budget) -> Iterator[list[int]]:
+    order = sorted(range(len(held)), key=lambda n: -held.examples[n].length)
+    while order:
+        first = held.examples[order[0]]
+        most = PICTURES if first.length == 1 else max(1, budget.tokens // first.length)
+        size = min(most, budget.items)
+        yield order[:size]
+        order = order[size:]
+
+
+def _plain(value: Any) -> str:
+    """What a value says, the same in every process."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{k}:{_plain(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_plain, value))}]"
+    if isinstance(value, bytes):
+        return hashlib.blake2b(value).hexdigest()
+    if hasattr(value, "tobytes"):
+        return hashlib.blake2b(value.tobytes()).hexdigest()
+    return repr(value) if isinstance(value, str | int | float | None) else str(type(value))

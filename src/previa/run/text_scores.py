@@ -1,0 +1,90 @@
+"""Scores of models of transformers by name: accuracy, log-likelihood, those of generated text, or a function of one's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from previa.errors import InputError
+from previa.run.classification import problem_of
+from previa.run.generation import METRICS, Generated
+from previa.run.held_out import HeldOut, moved, values_of
+from previa.run.resolve import resolve
+from previa.run.scoring import Score
+from previa.run.tokens import IGNORED, forward
+
+CLASSES = ("sequence-classification", "image-classification")
+TEXTS = ("causal-lm", "seq2seq")
+
+
+def score_of(name: str | None, task_type: str, folder: Path, *, max_new_tokens: int | None = None) -> Score:
+    """score(model, HeldOut) by its name, or the usual one of the task type; module:function is one's own, found from ``folder``.
+
+    Raises InputError for a name that the task type does not have, MissingExtraError without sacrebleu, StudyError for a function that is not there.
+    """
+    usual = "accuracy" if task_type in CLASSES else "log-likelihood" if task_type in TEXTS else None
+    name = name or usual
+    if name == "accuracy" and task_type in CLASSES:
+        return accuracy
+    if name == "log-likelihood" and task_type in TEXTS:
+        return LogLikelihood(task_type == "causal-lm")
+    if name in METRICS and task_type in TEXTS:
+        return Generated(name, task_type == "causal-lm", max_new_tokens or 64)
+    if name is not None and ":" in name and not name.startswith("lm-eval:"):
+        found: Score = resolve(name, folder, "score")
+        return found
+    known = (
+        ["accuracy"] if task_type in CLASSES else ["log-likelihood", *METRICS] if task_type in TEXTS else []
+    )
+    raise InputError(
+        f"score {name!r} for {task_type}: expected {', '.join([*known, 'or a function of your own as my_module:score'])}."
+    )
+
+
+def accuracy(model: Module, test: HeldOut) -> Tensor:
+    """[N]: 1 where the largest logit is the label; for several classes the share of labels right; for numbers -(squared error)."""
+
+    def of(numbers: Any, device: Any) -> Tensor:
+        batch = moved(test.task.collate([test.examples[n] for n in numbers]), model)
+        logits, labels = forward(model, batch), batch["labels"]
+        kind = problem_of(model.config)
+        if kind == "single":
+            right = (logits.argmax(-1) == labels).double()
+        elif kind == "several":
+            right = ((logits > 0) == (labels > 0.5)).double().mean(1)
+        else:
+            right = -(logits - labels).double().square().mean(1)
+        values: Tensor = right.cpu()
+        return values
+
+    return torch.stack(values_of(model, test, of))
+
+
+@final
+@dataclass(frozen=True)
+class LogLikelihood:
+    """[N]: N * (sum of log p over an item's supervised tokens) / (supervised tokens of all), in nats.
+
+    Its mean is the mean log p of a token: minus the logarithm of the perplexity.
+    """
+
+    causal: bool
+
+    def __call__(self, model: Module, test: HeldOut) -> Tensor:
+        def of(numbers: Any, device: Any) -> Tensor:
+            batch = moved(test.task.collate([test.examples[n] for n in numbers]), model)
+            logits, labels = forward(model, {**batch, "use_cache": False}), batch["labels"]
+            if self.causal:
+                logits, labels = logits[:, :-1], labels[:, 1:]
+            each = torch.nn.functional.cross_entropy(
+                logits.transpose(1, 2), labels, reduction="none", ignore_index=IGNORED
+            )
+            return torch.stack([-each.double().sum(1), (labels != IGNORED).sum(1).double()], 1).cpu()
+
+        sums = torch.stack(values_of(model, test, of))
+        return len(test) * sums[:, 0] / sums[:, 1].sum()
