@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from _bleu import bleu_items
 from _translation_text import TASKS, Row, Settings, collate, sentences, tokenised, train_tokenizer
 from torch import Tensor
 from torch.nn import Module
@@ -33,6 +32,7 @@ from previa import (  # fmt: skip
 from previa.run.accelerate_loop import Trained, accelerator_of, finetune_accelerated
 from previa.run.accelerate_step import Loop
 from previa.run.executors import map_processes
+from previa.run.generation import bleu_items
 from previa.run.joint_data import Mixture
 from previa.run.live import trainable
 from previa.run.tokens import IGNORED
@@ -256,13 +256,12 @@ def likelihood(bench: Bench, model: Module) -> dict[str, np.ndarray]:
 
 
 def score(bench: Bench, model: Module) -> dict[str, np.ndarray]:
-    """Shares of the test sentences in BLEU, see `bleu_items`."""
-    found = {}
+    """Shares of the test sentences in BLEU: their mean is the BLEU of all."""
+    found, as_it_is = {}, not bench.settings.lowercase
     for task in TASKS:
-        references = [target for _, target in sentences(bench.settings)[task][2]]
-        found[task] = bleu_items(
-            translations(bench, model, task), references, lowercase=bench.settings.lowercase
-        )
+        texts = translations(bench, model, task), [target for _, target in sentences(bench.settings)[task][2]]
+        each = [[text if as_it_is else text.lower() for text in lines] for lines in texts]
+        found[task] = bleu_items(*each).numpy()
     return found
 
 

@@ -143,6 +143,7 @@ def methods(bench: Bench, kind: str) -> dict[str, tuple[Method, int]]:
     found["simple_warped"] = warped(merging(plain)), r
     if kind == "ivon":
         found["ivon_hessian_warped"] = warped(merging(posteriors)), r
+        found["ivon_hessian_by_rank"] = merging([by_rank(q) for q in posteriors]), r
     return found
 
 
@@ -154,6 +155,15 @@ def coarse(alpha: tuple[float, ...]) -> bool:
 def merging(posteriors: list) -> Method:
     """The modes of these posteriors' merges, one posterior a task."""
     return lambda alphas: modes(alphas, posteriors)
+
+
+def by_rank(q: Diagonal) -> Diagonal:
+    """The same means, and one precision for each row of A and each column of B, the mean over its entries.
+
+    A rank's entries have much the same curvature, and IVON's estimates of it a noise of their own each.
+    """
+    h = {n: v.mean(int(".lora_A." in n), keepdim=True).expand_as(v) for n, v in Flat.of(q.precision).items()}
+    return Diagonal(q.mean, {name: values.contiguous() for name, values in h.items()})
 
 
 def warped(method: Method, p: float = 0.5) -> Method:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from sacrebleu.metrics import BLEU
 
-from previa import Flat
+from previa import Diagonal, Flat
 from previa.run.columns import Columns
+from previa.run.generation import bleu_items
 from previa.run.language import CausalLM
 from previa.run.live import live, trainable
 from previa.run.tokens import IGNORED, Tokenizer
@@ -21,10 +22,10 @@ WORDS = [f"{a}{b}" for a in "bcdf" for b in "aeiou"]
 
 @pytest.fixture(scope="module")
 def scripts():
-    """(the script, its runs, its texts, BLEU), imported as they import each other."""
+    """(the script, its runs, its texts, its picture), imported as they import each other."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
-        names = "fig7_fig10_translation", "_translation", "_translation_text", "_bleu"
+        names = "fig7_fig10_translation", "_translation", "_translation_text", "_translation_figure"
         yield tuple(importlib.import_module(name) for name in names)
 
 
@@ -47,37 +48,40 @@ def texts(seed, n=40):
     return [" ".join(line) for line in found], [" ".join(line) for line in references]
 
 
-def test_the_mean_of_the_sentences_shares_is_corpus_bleu(scripts):
-    found, references = texts(0)
-    items = scripts[3].bleu_items(found, references)
-    assert items.mean() == pytest.approx(BLEU().corpus_score(found, [references]).score, rel=1e-9)
-    assert items.std() > 1
-
-
-def test_each_share_is_what_leaving_the_sentence_out_changes(scripts):
-    found, references = texts(1, 12)
-    items, N = scripts[3].bleu_items(found, references), 12
-    without = np.array([BLEU().corpus_score(found[:i] + found[i + 1 :], [references[:i] + references[i + 1 :]]).score for i in range(N)])  # fmt: skip
-    whole = BLEU().corpus_score(found, [references]).score
-    assert np.allclose(items, whole + (N - 1) * (without.mean() - without), rtol=1e-9)
-
-
-def test_the_spread_of_the_shares_is_that_of_bleu_over_other_sentences(scripts):
+def test_the_spread_of_the_shares_is_that_of_bleu_over_other_sentences():
     """Over 120 draws of 60 sentences: two estimates of one standard deviation, to 25 % (the draws' own error is 6.5 %)."""
     rng, (found, references), drawn = np.random.default_rng(2), texts(3, 1000), []
     for _ in range(120):
         rows = rng.integers(0, 1000, 60)
         one = BLEU().corpus_score([found[i] for i in rows], [[references[i] for i in rows]])
         drawn.append(one.score)
-    said = scripts[3].bleu_items(found[:400], references[:400]).std(ddof=1) / 60**0.5
+    said = bleu_items(found[:400], references[:400]).std().item() / 60**0.5
     assert said == pytest.approx(np.std(drawn), rel=0.25)
 
 
-def test_capitals_count_unless_told(scripts):
-    assert scripts[3].bleu_items(["Ba be bi bo bu"] * 2, ["ba be bi bo bu"] * 2).mean() < 99
-    assert scripts[3].bleu_items(["Ba be bi bo bu"] * 2, ["ba be bi bo bu"] * 2, lowercase=True).mean() == pytest.approx(100)  # fmt: skip
-    with pytest.raises(ValueError, match="1 translations for 2 references"):
-        scripts[3].bleu_items(["a"], ["a", "b"])
+def test_capitals_count_unless_told(scripts, bench, monkeypatch):
+    _, runs, text, _ = scripts
+    said = {
+        task: [target.upper() for _, target in parts[2]]
+        for task, parts in text.sentences(bench.settings).items()
+    }
+    monkeypatch.setattr(runs, "translations", lambda bench, model, task: said[task])
+    cased = replace(bench, settings=replace(bench.settings, lowercase=False))
+    assert runs.score(bench, None)["de-en"].mean() == pytest.approx(100)
+    assert runs.score(cased, None)["de-en"].mean() < 1
+
+
+def test_precisions_by_rank_keep_the_means_and_each_ranks_sum(scripts, bench):
+    draw = torch.Generator().manual_seed(0)
+    mean = {n: torch.randn(p.shape, generator=draw) for n, p in trainable(bench.model()).items()}
+    q = Diagonal(mean, {n: torch.rand(v.shape, generator=draw) + 0.1 for n, v in mean.items()})
+    found = scripts[0].by_rank(q)
+    for name, values in q.precision.items():
+        along = 1 if "lora_A" in name else 0  # A is [rank, in], B is [out, rank]
+        assert values.shape[1 - along] == bench.settings.rank
+        torch.testing.assert_close(found.precision[name].sum(along), values.sum(along))
+        assert float(found.precision[name].std(along).max()) < 1e-6
+        torch.testing.assert_close(found.mean[name], mean[name])
 
 
 def test_tasks_share_their_targets_and_the_base_has_seen_none_of_theirs(scripts):
