@@ -1,6 +1,7 @@
 """Figures 5 and 6: cutting an encoder to its top layers changes nothing but the time, and no test text is trained on."""
 
 import importlib
+import json
 import os
 from pathlib import Path
 
@@ -124,3 +125,54 @@ def test_the_pairs_are_the_edges_of_the_triangle(module):
         assert np.allclose(np.sort(edge[:, t - 1]), np.linspace(0, 1, 21))
     assert len(rows) == 66 + 1 + 30  # spacing 0.1, uniform, and the odd multiples of 0.05 on the edges
     assert sorted(map(tuple, rows.tolist()), key=script.coarse)[-1].count(0.0) == 1
+
+
+NAMES = {
+    "simple averaging": "simple",
+    "squared gradients with the base's, prior 0.001": "squared_gradients",
+    "the same, expected labels": "squared_gradients_expected",
+    **{f"without the base's, prior {p}": f"squared_gradients_prior_{p}" for p in ("10", "0.1", "0.001")},
+    "RegMean (inputs' second moments)": "regmean",
+    "mixture of 2 seeds, EM": "mixture_2",
+    "averaging, both seeds pooled": "simple_2_pooled",
+    "weights alpha^0.5: averaging": "simple_warped",
+    "weights alpha^0.5: squared gradients": "squared_gradients_warped",
+}
+PAIRS = {"RT, SST-2": "rt_sst2", "RT, Yelp": "rt_yelp", "SST-2, Yelp": "sst2_yelp"}
+
+
+def table(head):
+    """The rows of the page's table that begins with this heading, without marks of emphasis."""
+    page = (RESULTS / "fig5_fig6_sentiment.md").read_text(encoding="utf-8")
+    lines = page.split(f"\n| {head} |")[1].split("\n\n")[0].split("\n")[2:]
+    return {
+        row[0]: row[1:] for row in ([c.strip(" *") for c in line.strip("| ").split("|")] for line in lines)
+    }
+
+
+def agree(text, value):
+    """Whether ``text`` is the value, rounded to as many digits."""
+    return abs(float(text) - value) <= 0.5001 * 10.0 ** -len(text.split(".")[1])
+
+
+def test_the_page_has_the_numbers_of_its_json():
+    methods = json.loads((RESULTS / "fig6_sentiment.json").read_text())["methods"]
+    rows = table("method")
+    assert {NAMES[label] for label in rows} == set(methods)
+    for label, cells in rows.items():
+        q = methods[NAMES[label]]
+        share = q["mse"] / methods["simple"]["mse"]
+        numbers = q["mse"], share, q["spearman"], q["regret_at_1"], q["offset"]
+        assert all(agree(*pair) for pair in zip(cells, numbers, strict=True)), label
+    rows = table("pair")
+    assert rows.keys() == PAIRS.keys()
+    for label, (mse, other, *cells) in rows.items():
+        methods = json.loads((RESULTS / f"fig5_{PAIRS[label]}.json").read_text())["methods"]
+        one, two = methods["simple"], methods["squared_gradients"]
+        first, share = other.rstrip(")").split(" (")
+        texts = mse, first, share, *cells
+        numbers = (
+            one["mse"], two["mse"], two["mse"] / one["mse"], one["spearman"], two["spearman"],
+            one["regret_at_1"], two["regret_at_1"], two["regret_noise"],
+        )  # fmt: skip
+        assert all(agree(*pair) for pair in zip(texts, numbers, strict=True)), label
