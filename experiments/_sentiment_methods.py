@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from _sentiment import Bench
+from _sentiment_bench import Bench
 from _sentiment_data import TASKS
 from torch import Tensor
 

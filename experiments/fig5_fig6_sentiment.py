@@ -16,17 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _sentiment import (
-    Bench,
-    Settings,
-    finetune_task,
-    in_workers,
-    joint_run,
-    keep_features,
-    measure_base,
-    pretrain,
-    scorer,
-)
+from _sentiment import finetune_task, in_workers, joint_run, measure_base, pretrain, scorer
+from _sentiment_bench import Bench, Settings, keep_features
 from _sentiment_data import TASKS
 from _sentiment_methods import PRIOR, mean, methods
 from _shared import Options, data, finish, open_store, options, weightings
