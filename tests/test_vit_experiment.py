@@ -136,6 +136,7 @@ def test_every_sign_has_a_name_of_its_own(module):
     assert set(part.HUB) == {t for tasks in module("fig4_vit").STUDIES["paper"].values() for t in tasks}
 
 
+@pytest.mark.slow
 def test_the_tiny_scale_needs_no_data(tmp_path):
     made = subprocess.run(
         [sys.executable, str(ROOT / "experiments" / "fig4_vit.py"), "--scale", "tiny", "--workers", "1",
