@@ -42,10 +42,7 @@ SCALES = {
                       micro_batch=8, joint_ess=2e7, new_tokens=256, score_batch=32, lowercase=False),
 }  # fmt: skip
 KINDS = ("ivon", "adamw")
-PRIORS = (
-    10.0,
-    0.1,
-)  # of squared gradients, relative to each tensor's own scale: the first is the one of figure 10
+PRIORS = (10.0, 0.1)  # of squared gradients, relative to each tensor; the first is figure 10's
 FIG7 = (("joint", "joint finetuning"), ("simple", "simple averaging"), ("ivon_hessian", "IVON-HESS"))
 FIG10 = (
     ("joint", "joint finetuning"),

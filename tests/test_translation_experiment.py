@@ -1,6 +1,7 @@
 """Figures 7 and 10: BLEU by sentence, what is supervised, exact sums of updates, and translations in their order."""
 
 import importlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,3 +203,72 @@ def test_the_papers_scale_reads_the_hubs_rows_and_goes_the_same_way(scripts, ben
     with torch.no_grad():
         assert all(len(items) == 2 for items in runs.score(big, model).values())
         assert all((items < 0).all() for items in runs.likelihood(big, model).values())
+
+
+RESULTS = FOLDER.parent / "docs" / "experiments"
+
+
+def table(head):
+    """The rows of the page's table that begins so: the cells as written, without marks of emphasis."""
+    page = (RESULTS / "fig7_fig10_translation.md").read_text(encoding="utf-8")
+    lines = page.split(f"\n| {head} |")[1].split("\n\n")[0].split("\n")[2:]
+    return [[cell.strip().strip("*") for cell in line.strip()[1:-1].split("|")] for line in lines]
+
+
+def facts(name):
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def agree(cell, value):
+    """To the digits that are written."""
+    assert float(cell) == pytest.approx(value, abs=0.50001 * 10.0 ** -len(cell.split(".")[1]))
+
+
+def test_the_pages_errors_in_bleu_are_those_of_its_json():
+    methods = facts("fig7_translation")["methods"]
+    columns = [
+        methods[n] for n in ("simple", "ivon_hessian", "squared_gradients", "squared_gradients_prior_0.1")
+    ]
+    rows = {row[0].split(" (")[0]: row[1:5] for row in table("BLEU, mean of both pairs")}
+    for label, key in (
+        ("ours: MSE", "mse"),
+        ("offset", "offset"),
+        ("Spearman", "spearman"),
+        ("regret@1", "regret_at_1"),
+    ):
+        for cell, q in zip(rows[label], columns, strict=True):
+            agree(cell, q[key])
+    for cell, q in zip(rows["share of averaging's MSE"][1:], columns[1:], strict=True):
+        agree(cell, q["mse"] / columns[0]["mse"])
+
+
+def test_the_pages_shares_by_likelihood_and_beyond_the_paper_are_those_of_its_json():
+    study, adamw = facts("fig7_translation"), facts("fig10_translation_adamw")
+
+    def share(of, name):
+        return of[name]["mse"] / of["simple"]["mse"]
+
+    likely = study["extra"]["likelihood"]["methods"]
+    names = (
+        "simple",
+        "ivon_hessian",
+        "squared_gradients",
+        "squared_gradients_prior_0.1",
+        "ivon_hessian_by_rank",
+        "product",
+    )
+    shares, ranks, regrets = (row[1:] for row in table("log-likelihood a token"))
+    for i, name in enumerate(names):
+        agree(ranks[i], likely[name]["spearman"])
+        agree(regrets[i], likely[name]["regret_at_1"])
+        if i:
+            agree(shares[i], share(likely, name))
+    beyond = [
+        (study, name) for name in ("product", "simple_warped", "ivon_hessian_by_rank", "ivon_hessian_warped")
+    ]
+    beyond += [(adamw, name) for name in ("squared_gradients", "squared_gradients_prior_0.1", "product")]
+    for (of, name), cells in zip(beyond, table("method"), strict=True):
+        agree(cells[1], share(of["methods"], name))
+        agree(cells[2], share(of["extra"]["likelihood"]["methods"], name))
+        agree(cells[3], of["methods"][name]["spearman"])
+        agree(cells[4], of["methods"][name]["regret_at_1"])
