@@ -20,7 +20,7 @@ import previa
 from previa.cli import cli, main
 from previa.errors import StoreError
 from previa.io.checkpoint import open_checkpoint
-from previa.study.file import METHODS
+from previa.study.settings import METHODS
 from tiny_study import NAME, rows, write_study
 
 ALONE = ("--workers", "1", "--quiet")

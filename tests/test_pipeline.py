@@ -40,7 +40,8 @@ from previa.run.pipeline import methods, preview
 from previa.run.records import digest_of_data, digest_of_test
 from previa.run.resolve import load
 from previa.run.work import opened
-from previa.study.file import METHODS, study_from_dict
+from previa.study.file import study_from_dict
+from previa.study.settings import METHODS
 from previa.study.store import Store
 
 MODULE = """

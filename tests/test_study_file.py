@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from previa.errors import FileError, StudyError
-from previa.study.file import METHODS, Study, read_study, study_from_dict
+from previa.study.file import Study, read_study, study_from_dict
+from previa.study.settings import METHODS
 from previa.study.store import Store
 
 SMALL = """
@@ -201,7 +202,7 @@ WRONG = [
     ('data = "m:pre"', "", r"\[pretrain\]: the key 'data' is missing"),
     ('data = "m:b"', "", r"\[\[task\]\] number 2: the key 'data' is missing"),
     ('"m:build"', '"m.build"', r"\[study\]: model should be a function written as 'module:name'. Found 'm.build'"),
-    ('"m:build"', "7", "model should be a function written as 'module:name'. Found 7"),
+    ('"m:build"', "7", "model should be some text in quotes. Found 7"),
     ('"m:build"', '"m:"', "model should be a function"),
     ('"m:build"', '"my file.py:build"', "model should be a function"),
     ("steps = 15", "steps = true", r"\[finetune\]: steps should be a whole number, at least 1. Found True"),

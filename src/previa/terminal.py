@@ -94,7 +94,7 @@ def _line(what: str, done: int, total: int) -> None:
 
 def _named(what: str) -> str:
     """A piece of work, in words."""
-    from previa.study.file import METHODS
+    from previa.study.settings import METHODS
 
     known = {"pretrain": "pretrain the base", "finetune": "finetune each task", "joint": "joint runs (truth)"}
     return f"preview, {what}" if what in METHODS or what.startswith("mixture_") else known.get(what, what)

@@ -48,9 +48,19 @@ def opened(study: Any, file: Path) -> Iterator[Any]:
 
     with room.opened(study) as work:
         work.store.put("method", study.recommend.method)
-        work.store.put("unit", "accuracy" if study.score is None else "score")
+        work.store.put("unit", _unit(study))
         work.store.put("study_file", str(file))
         yield work
+
+
+def _unit(study: Any) -> str:
+    """What a score is called on axes and in tables."""
+    if study.transformers is None:
+        return "accuracy" if study.score is None else "score"
+    texts = study.transformers.task_type in ("causal-lm", "seq2seq")
+    name = study.score or ("log-likelihood" if texts else "accuracy")
+    shown = {"log-likelihood": "log-likelihood per token", "bleu": "BLEU", "chrf": "chrF"}
+    return "score" if ":" in name else shown.get(name, name)
 
 
 def cores() -> int:

@@ -64,7 +64,7 @@ def columns_of(row: Mapping[str, Any], sets: Sequence[Roles], given: Mapping[str
         for roles in sets
     )
     raise InputError(
-        f"the rows have the columns {', '.join(there)}; expected {wanted}. Say which is which with --column, as in --column "
+        f"the rows have the columns {', '.join(there)}; expected {wanted}. Say which is which with --column (in a study file: columns), as in --column "
         f"{next(iter(sets[0])).rstrip('?')}={there[0] if there else 'NAME'}."
     )
 

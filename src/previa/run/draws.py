@@ -31,7 +31,8 @@ def generator(seed: int, *names: str) -> Generator:
 class Source:
     """A task's examples: a tree of tensors or numpy arrays with the examples along axis 0, or a map-style data set, collated.
 
-    A tensor, an array, a mapping or a tuple is a tree; a list, or anything else with len() and [index], is a data set.
+    A tensor, an array, a mapping or a tuple is a tree; a list, or anything else with len() and [index], is a data set, whose
+    examples torch collates, or its own method collate(examples) -> batch where it has one.
     ``data`` is what came, with tensors in place of arrays: of the same type, and of the same memory where that is possible.
     Raises InputError naming the task where it is neither, or empty.
     """
@@ -68,7 +69,8 @@ class Source:
         """The examples at ``rows`` [B] as one batch."""
         if self.tree:
             return map_tensors(lambda tensor: tensor[rows], self.data)
-        return default_collate([self.data[row] for row in rows.tolist()])
+        collate = getattr(self.data, "collate", default_collate)
+        return collate([self.data[row] for row in rows.tolist()])
 
 
 @final

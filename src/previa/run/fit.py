@@ -225,7 +225,7 @@ def _damped(bench: Bench, fishers: Mapping[str, tuple[Flat, Flat]], found: Mappi
     """Enter precisions from each task's (parameters, mean squared gradients) into ``found``; the prior's share of them.
 
     Absolute under the study's convention, with the prior of [adamw]: ess*(F + delta) for mean losses, N_t F + delta for
-    summed ones. Each is written beside its run.
+    summed ones. Each is written beside its run; in a study of folders under the names that these have.
     """
     study, sizes = bench.study, bench.ingredients.sizes
     ess = study.finetune.ess if study.convention == "mean" else None
@@ -245,7 +245,9 @@ def _damped(bench: Bench, fishers: Mapping[str, tuple[Flat, Flat]], found: Mappi
             prior_share=share,
         )
         found[task].squares, found[task].facts[SQUARES] = posterior, provenance
-        save_posterior(bench.folder(task) / f"{SQUARES}.safetensors", posterior, provenance)
+        folders = bench.ingredients.folders
+        for_file = posterior if folders is None else folders.posterior_in_file(posterior)
+        save_posterior(bench.folder(task) / f"{SQUARES}.safetensors", for_file, provenance)
     return share
 
 

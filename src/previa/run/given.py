@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from previa.core.diagonal import Diagonal
 from previa.core.isotropic import Isotropic
-from previa.core.params import Flat
+from previa.core.params import Flat, Params
 from previa.errors import InputError, ParamsError
-from previa.io.checkpoint import Checkpoint, open_checkpoint
+from previa.io.checkpoint import open_checkpoint
 from previa.io.posterior_file import load_posterior, open_posterior
 from previa.io.provenance import Provenance
 from previa.run.resolve import Ingredients
-from previa.study.file import TaskSettings
+from previa.study.settings import TaskSettings
 
 
 def given_mean(ingredients: Ingredients, task: str) -> Flat:
@@ -21,8 +21,9 @@ def given_mean(ingredients: Ingredients, task: str) -> Flat:
     """
     path = settings_of(ingredients, task).checkpoint
     assert path is not None
-    found = open_checkpoint(path, finite=True)
     where = f"task {task!r}, {path}"
+    folders = ingredients.folders
+    found = open_checkpoint(path, finite=True) if folders is None else folders.parameters(path, where)
     state = ingredients.model.state_dict()
     for name in found:
         if name not in state:
@@ -44,17 +45,23 @@ def given_posterior(ingredients: Ingredients, task: str) -> tuple[Diagonal, Prov
     path = settings_of(ingredients, task).posterior
     if path is None:
         return None
-    own_mean = open_posterior(path).has_mean
-    posterior, provenance = load_posterior(path, None if own_mean else given_mean(ingredients, task))
+    folders = ingredients.folders
+    beside = None
+    if not open_posterior(path).has_mean:
+        own = given_mean(ingredients, task)
+        beside = own if folders is None else folders.in_file(own)
+    posterior, provenance = load_posterior(path, beside)
     if provenance.reduction != ingredients.study.convention:
         raise InputError(
             f"task {task!r}, {path}: its precision is of the {provenance.reduction} of the losses, but the study's "
             f"convention is {ingredients.study.convention!r}. Make it again, or change the study's convention."
         )
     where, layout = f"task {task!r}, {path}", ingredients.layout
-    mean = Flat.of(posterior.mode(), layout, where)
     if isinstance(posterior, Isotropic):
-        return Diagonal(mean, float(posterior.precision)), provenance
+        posterior = Diagonal(posterior.mode(), float(posterior.precision))
+    if folders is not None:
+        posterior = folders.posterior_in_model(posterior, where)
+    mean = Flat.of(posterior.mode(), layout, where)
     return Diagonal(mean, Flat.of(Flat(posterior.layout, posterior.natural()[0]), layout, where)), provenance
 
 
@@ -63,7 +70,7 @@ def settings_of(ingredients: Ingredients, task: str) -> TaskSettings:
     return next(settings for settings in ingredients.study.tasks if settings.name == task)
 
 
-def _same_frozen(found: Checkpoint, ingredients: Ingredients, where: str) -> None:
+def _same_frozen(found: Params, ingredients: Ingredients, where: str) -> None:
     for name, parameter in ingredients.model.named_parameters():
         if (
             not parameter.requires_grad

@@ -266,8 +266,10 @@ def state_of(ingredients: Ingredients, found: Finetuned) -> dict[str, Tensor]:
     return {**state, **found.statistics}
 
 
-def _code(ingredients: Ingredients, data: str) -> dict[str, str]:
+def _code(ingredients: Ingredients, data: str | None) -> dict[str, str]:
     """The versions of the modules that a run with this data rests on; the score's is not among them."""
+    if ingredients.folders is not None:
+        return dict(ingredients.folders.code)
     names = modules(ingredients.study.model, ingredients.study.loss, data)
     return {name: ingredients.code[name] for name in names if name in ingredients.code}
 

@@ -30,7 +30,7 @@ from previa.run.pipeline import methods
 from previa.run.records import make_folder
 from previa.run.resolve import Ingredients
 from previa.run.sweep import BLOCK_BYTES, Progress
-from previa.run.work import Work, ivon_recipe
+from previa.run.work import Work, joint_recipe
 from previa.study.preview import Preview
 from previa.study.quality import ranking
 from previa.study.simplex import check_alphas, find, key, show
@@ -96,11 +96,13 @@ def finetune_at(
     path: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Joint:
-    """One joint finetuning at ``alpha``, written as an ordinary safetensors checkpoint, and scored into the store.
+    """One joint finetuning at ``alpha``, written as an ordinary checkpoint, and scored into the store.
+
+    The checkpoint is a safetensors file, in a study of folders a folder that from_pretrained loads.
 
     warm_start: the method whose preview at alpha it starts from (then ``runs`` are needed, and the scores are recorded as
     "joint_from_<method>": it is another recipe than the truth's); by default the base, as every joint run. path: of the
-    checkpoint; by default finetuned/<method>-<weights>.safetensors in the study's folder.
+    checkpoint; by default finetuned/<method>-<weights>(.safetensors) in the study's folder.
     Raises AlphaError, InputError for a method the study does not have, NotFiniteError, ScoreError, FileError.
     """
     weights = check_alphas(alpha, len(work.study.tasks), where="finetune")
@@ -115,12 +117,19 @@ def finetune_at(
         bench, name = _from(bench, begin), f"{JOINT}_from_{warm_start}"
     else:
         _declare(work, bench)
-    found = bench.train(bench.ingredients.train, weights, ivon_recipe(work.study), progress=progress)
+    found = bench.train(bench.ingredients.train, weights, joint_recipe(work.study), progress=progress)
     slug = "-".join(f"{weight:.4g}" for weight in weights)
-    path = Path(path) if path is not None else work.study.out / "finetuned" / f"{name}-{slug}.safetensors"
+    folders = work.ingredients.folders
+    usual = f"{name}-{slug}" + (".safetensors" if folders is None else "")
+    path = Path(path) if path is not None else work.study.out / "finetuned" / usual
     make_folder(path.parent)
     facts = {"tasks": work.study.names(), "alpha": weights.tolist(), "convention": work.study.convention}
-    save_checkpoint(path, state_of(bench.ingredients, found), {"previa.finetune": json.dumps(facts)})
+    if folders is None:
+        save_checkpoint(path, state_of(bench.ingredients, found), {"previa.finetune": json.dumps(facts)})
+    else:
+        with live(work.ingredients.model, found.params.layout) as place:
+            place(found.params.vector)
+            folders.write(work.ingredients.model, path, facts)
     scores, failure, seconds = _scored(bench.ingredients, found)
     if failure is not None:
         work.store.fail(name, weights, failure, seconds=found.seconds + seconds)
@@ -149,7 +158,7 @@ def _from(bench: Bench, begin: Flat) -> Bench:
 
 
 def _declare(work: Work, bench: Bench) -> None:
-    work.store.declare(JOINT, {"base": bench.digest, "recipe": asdict(ivon_recipe(work.study))})
+    work.store.declare(JOINT, {"base": bench.digest, "recipe": asdict(joint_recipe(work.study))})
 
 
 def picks(previews: Mapping[str, Preview], weights: Mapping[str, float]) -> list[NDArray[np.float64]]:
@@ -181,6 +190,6 @@ def _scored(ingredients: Ingredients, found: Finetuned) -> tuple[Found, str | No
 def _train_and_score(alpha: tuple[float, ...]) -> tuple[Any, str | None, float]:
     """(scores, why there are none, seconds) of one joint run, in the process that was set up for it."""
     bench = bench_here()
-    found = bench.train(bench.ingredients.train, alpha, ivon_recipe(bench.study))
+    found = bench.train(bench.ingredients.train, alpha, joint_recipe(bench.study))
     scores, failure, seconds = _scored(bench.ingredients, found)
     return scores, failure, found.seconds + seconds

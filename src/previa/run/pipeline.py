@@ -19,8 +19,9 @@ from previa.run.fit import REGMEAN, SQUARES, Runs
 from previa.run.records import digest
 from previa.run.sweep import Progress, sweep
 from previa.run.work import Work
-from previa.study.file import METHODS, Study
+from previa.study.file import Study
 from previa.study.preview import Preview
+from previa.study.settings import METHODS
 
 SATURATED = 1.5  # effective components per task, of several: EM picks one instead of blending
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import Module
@@ -22,6 +22,9 @@ from previa.run.live import Recalibrate, recalibrated, running_statistics, train
 from previa.run.records import digest_of_code
 from previa.run.scoring import Score, Scorer, accuracy, describe, scorer
 from previa.study.file import Study
+
+if TYPE_CHECKING:
+    from previa.run.transformers_study import Folders
 
 RECALIBRATION_ROWS = 512  # examples of each task's training data that bring running statistics up to date
 
@@ -37,6 +40,8 @@ class Ingredients:
     score: Score
     code: Mapping[str, str]
     """module -> the version of its source, of those that the study file names"""
+    folders: Folders | None = None
+    """of a study with [transformers]"""
 
     @property
     def train(self) -> dict[str, Any]:
@@ -79,8 +84,15 @@ class Ingredients:
 def load(study: Study) -> Ingredients:
     """Build the model and read the data that ``study`` names, under the study's seed.
 
-    Raises StudyError naming the key of the study file and what is wrong with what it points at.
+    Raises StudyError naming the key of the study file and what is wrong with what it points at; see load_folders for a study
+    with [transformers].
     """
+    if study.transformers is not None:
+        from previa.run.transformers_study import load_folders
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(study.seed)
+            return load_folders(study)
     with importable(study.folder), torch.random.fork_rng(devices=[]):
         torch.manual_seed(study.seed)
         model = _called("model", study.model, study.folder)
@@ -92,6 +104,7 @@ def load(study: Study) -> Ingredients:
         data = {
             task.name: examples(f"data of task {task.name!r}", task.data, study.folder)
             for task in study.tasks
+            if task.data is not None  # read_study sees to it
         }
         loss = resolve(study.loss, study.folder, "loss") if study.loss else class_loss
         score = resolve(study.score, study.folder, "score") if study.score else accuracy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -52,7 +52,8 @@ def _at(ingredients: Ingredients, task: str, at: Flat) -> Iterator[Iterator[Any]
     """The task's training batches, while the model stands at ``at`` with running statistics brought up to date."""
     source, model = Source(task, ingredients.train[task]), ingredients.model
     rows, size = torch.arange(len(source)), ingredients.study.finetune.batch_size
-    with live(model, at.layout) as place:
+    head = nullcontext() if ingredients.folders is None else ingredients.folders.headed(task)
+    with head, live(model, at.layout) as place:
         place(at.vector)
         if ingredients.recalibrate is not None:
             ingredients.recalibrate(model)
@@ -62,6 +63,9 @@ def _at(ingredients: Ingredients, task: str, at: Flat) -> Iterator[Iterator[Any]
 
 def _labels(ingredients: Ingredients, task: str) -> Labels:
     study, mode = ingredients.study, ingredients.study.adamw.labels
+    draws = generator(seed_of(study), "labels", task)
+    if ingredients.folders is not None:
+        return ingredients.folders.labels(task, mode, draws)
     if mode == "given":
         return Given(ingredients.loss)
     if study.loss is not None:
@@ -69,11 +73,7 @@ def _labels(ingredients: Ingredients, task: str) -> Labels:
             f"[adamw] labels = {mode!r} needs a classifier's logits, which the study's own loss does not give. Use "
             "labels = 'given', or leave loss out where it is cross-entropy of (inputs, classes)."
         )
-    return (
-        Sampled(_logits, generator(seed_of(study), "labels", task))
-        if mode == "sampled"
-        else Expected(_logits)
-    )
+    return Sampled(_logits, draws) if mode == "sampled" else Expected(_logits)
 
 
 def _logits(model: Module, batch: tuple[Tensor, Tensor]) -> Tensor:

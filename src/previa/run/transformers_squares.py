@@ -149,16 +149,16 @@ def model_of(wanted: Wanted, auto: str | None) -> Loaded:
     return load_model(wanted.model, auto, base=wanted.base, dtype=dtype, device=wanted.device)
 
 
-def freeze(model: Module, patterns: Sequence[str]) -> None:
+def freeze(model: Module, patterns: Sequence[str], what: str = "--frozen") -> None:
     """Take away the gradient of parameters whose names match. Raises InputError for a pattern that matches none."""
     for pattern in patterns:
         try:
             matching = [p for name, p in model.named_parameters() if re.search(pattern, name)]
         except re.error as error:
-            raise InputError(f"--frozen {pattern!r}: no regular expression ({error}).") from error
+            raise InputError(f"{what} {pattern!r}: no regular expression ({error}).") from error
         if not matching:
             raise InputError(
-                f"--frozen {pattern!r}: matches no parameter; they are called as {next(iter(model.named_parameters()))[0]!r}."
+                f"{what} {pattern!r}: matches no parameter; they are called as {next(iter(model.named_parameters()))[0]!r}."
             )
         for parameter in matching:
             parameter.requires_grad_(False)

@@ -14,7 +14,8 @@ from previa.errors import StudyError
 from previa.run.recipe import AdamWRecipe, IvonRecipe, Recipe
 from previa.run.records import digest_of_data, digest_of_test, make_folder
 from previa.run.resolve import Ingredients, load
-from previa.study.file import FinetuneSettings, Study
+from previa.study.file import Study
+from previa.study.settings import FinetuneSettings
 from previa.study.simplex import grid, key, uniform
 from previa.study.store import Store
 
@@ -122,7 +123,13 @@ def adamw_recipe(study: Study) -> Recipe:
         steps=study.adamw.steps,
         batch_size=study.finetune.batch_size,
         convention=convention(study),
+        sampling=cast(Literal["loss", "sample"], study.finetune.sampling),
     )
+
+
+def joint_recipe(study: Study) -> Recipe:
+    """The recipe of every joint run: that of [finetune], or of [adamw] where [truth] says so."""
+    return ivon_recipe(study) if study.truth.optimizer == "ivon" else adamw_recipe(study)
 
 
 def snapshot_steps(study: Study) -> tuple[int, ...]:

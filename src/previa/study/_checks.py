@@ -60,6 +60,20 @@ def text(value: object) -> str:
     return value
 
 
+def texts(value: object) -> tuple[str, ...]:
+    """A list of such texts."""
+    if not isinstance(value, list | tuple) or not all(isinstance(v, str) and v.strip() for v in value):
+        raise WrongValueError("a list of texts in quotes")
+    return tuple(value)
+
+
+def words(value: object) -> dict[str, str]:
+    """A table from words to texts."""
+    if not isinstance(value, Mapping) or not all(isinstance(v, str) and v.strip() for v in value.values()):
+        raise WrongValueError('a table of texts, such as {text = "sentence", label = "stars"}')
+    return dict(value)
+
+
 def path(value: object) -> Path:
     """The path of a file or folder."""
     return Path(text(value))
@@ -90,6 +104,21 @@ def one_of(*names: str) -> Check:
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise WrongValueError("one of " + ", ".join(map(repr, names)) + hint)
         return str(value)
+
+    return check
+
+
+def either(first: Check, second: Check) -> Check:
+    """What one of two checks takes."""
+
+    def check(value: object) -> Any:
+        try:
+            return first(value)
+        except WrongValueError as one:
+            try:
+                return second(value)
+            except WrongValueError as other:
+                raise WrongValueError(f"{one}, or {other}") from None
 
     return check
 

@@ -8,98 +8,18 @@ from typing import Any
 
 from previa.errors import FileError, StudyError
 from previa.study import _checks
-from previa.study._checks import key, number, one_of, path, reference, whole
-
-METHODS = ("simple", "task_arithmetic", "ivon_hessian", "squared_gradients", "regmean", "mixture")
-
-
-@dataclass(frozen=True)
-class TaskSettings:
-    """One [[task]]: data() -> (train, test); with a checkpoint of its own nothing is trained for it."""
-
-    name: str = key(_checks.label)
-    data: str = key(reference)
-    checkpoint: Path | None = field(default=None, metadata={"check": path})
-    posterior: Path | None = field(default=None, metadata={"check": path})
-    metric_weight: float = key(number(least=0), 1.0)
-
-
-@dataclass(frozen=True)
-class PretrainSettings:
-    """[pretrain]: makes the base once, before any task; without it the base is what model() builds."""
-
-    data: str = key(reference)
-    steps: int = key(whole(1), 300)
-    batch_size: int = key(whole(1), 32)
-    lr: float = key(number(above=0), 0.3)
-
-
-@dataclass(frozen=True)
-class FinetuneSettings:
-    """[finetune]: the recipe, by IVON, of each task alone and of the joint runs.
-
-    sampling: "loss" weighs the losses of the tasks by alpha, "sample" draws batches by share.
-    """
-
-    steps: int = key(whole(1), 150)
-    batch_size: int = key(whole(1), 32)
-    lr: float = key(number(above=0), 0.1)
-    ess: float = key(number(above=0), 1000.0)
-    hess_init: float = key(number(above=0), 0.1)
-    weight_decay: float = key(number(least=0), 1e-3)
-    betas: tuple[float, float] = key(_checks.pair(number(least=0, below=1)), (0.9, 0.99))
-    mc_samples: int = key(whole(1), 1)
-    sampling: str = key(one_of("loss", "sample"), "loss")
-
-
-@dataclass(frozen=True)
-class AdamWSettings:
-    """[adamw]: the run whose squared gradients are taken, with which labels, and the prior added to them."""
-
-    steps: int = key(whole(1), 150)
-    lr: float = key(number(above=0), 1e-3)
-    weight_decay: float = key(number(least=0), 0.0)
-    prior: float = key(number(above=0), 10.0)
-    labels: str = key(one_of("given", "sampled", "expected"), "given")
-
-
-@dataclass(frozen=True)
-class MixtureSettings:
-    """[mixture]: its components, seeds x snapshots; its responsibilities, tempered, of the whole "model" or of each "module".
-
-    subsets: lists of steps of [finetune] after which a snapshot is kept. The snapshots of each, of all seeds, are one more
-    mixture to preview, named by its number of components: App. B.3 has mixture_10 and mixture_20 beside the whole of 30.
-    """
-
-    seeds: int = key(whole(1), 5)
-    snapshots: int = key(whole(1), 4)
-    subsets: tuple[tuple[int, ...], ...] = key(
-        _checks.lists_of(whole(1), "a list of lists of rising steps, such as [[100, 150]]"), ()
-    )
-    temperature: float = key(number(above=0), 1.0)
-    blocks: str = key(_checks.renamed(one_of("model", "module"), {"tensor": "module"}), "model")
-
-
-@dataclass(frozen=True)
-class PreviewSettings:
-    """[preview]: the grid's steps, and the methods that preview it."""
-
-    steps: int = key(whole(1), 20)
-    methods: tuple[str, ...] = key(_checks.several_of(*METHODS), METHODS)
-
-
-@dataclass(frozen=True)
-class TruthSettings:
-    """[truth]: the steps of the grid of joint runs; 0: none."""
-
-    steps: int = key(whole(0), 10)
-
-
-@dataclass(frozen=True)
-class RecommendSettings:
-    """[recommend]: the method whose preview the recommendation follows, one of Study.previews()."""
-
-    method: str = key(_checks.label, "mixture")
+from previa.study._checks import key, one_of, path, reference, text, whole
+from previa.study.settings import (
+    AdamWSettings,
+    FinetuneSettings,
+    MixtureSettings,
+    PretrainSettings,
+    PreviewSettings,
+    RecommendSettings,
+    TaskSettings,
+    TransformersSettings,
+    TruthSettings,
+)
 
 
 @dataclass(frozen=True)
@@ -108,18 +28,20 @@ class Study:
 
     model() -> torch.nn.Module with the base parameters; loss(model, batch) -> per-example losses [B];
     score(model, test) -> a number or per-item scores [N], higher is better; convention: alpha weighs mean or summed losses.
+    With [transformers] model is a folder, score a name or a function, and the loss is that of the task type.
     tasks, in this order, are those of every alpha; folder is the study file's.
     """
 
     name: str = key(_checks.label)
-    model: str = key(reference)
+    model: str = key(text)
     loss: str | None = key(reference, None)
-    score: str | None = key(reference, None)
+    score: str | None = key(text, None)
     convention: str = key(one_of("mean", "sum"), "mean")
     seed: int = key(whole(0), 0)
     out: Path = field(default=Path(), metadata={"check": path})
     folder: Path = field(default=Path(), kw_only=True)
     tasks: tuple[TaskSettings, ...] = field(default=(), kw_only=True)
+    transformers: TransformersSettings | None = field(default=None, kw_only=True)
     pretrain: PretrainSettings | None = field(default=None, kw_only=True)
     finetune: FinetuneSettings = field(default=FinetuneSettings(), kw_only=True)
     adamw: AdamWSettings = field(default=AdamWSettings(), kw_only=True)
@@ -160,16 +82,28 @@ class Study:
         whole_study = asdict(self)
         facts = {k: whole_study[k] for k in ("model", "loss", "score", "convention", "seed")}
         facts |= {k: whole_study[k] for k in ("pretrain", "finetune")}
+        if self.transformers is not None:
+            free = ("device",)
+            own = {k: v for k, v in whole_study["transformers"].items() if k not in free}
+            facts["transformers"] = own | {k: self._short(own[k]) for k in ("adapter", "tokenizer")}
         return facts | {"task": [self._facts_of(task) for task in self.tasks]}
 
-    def _facts_of(self, task: TaskSettings) -> dict[str, str | None]:
-        facts: dict[str, str | None] = {"name": task.name, "data": task.data}
-        for name, at in (("checkpoint", task.checkpoint), ("posterior", task.posterior)):
-            if at is not None and at.is_relative_to(self.folder):  # so that a study's folder can be moved
-                at = at.relative_to(self.folder)
-            facts[name] = None if at is None else at.as_posix()
+    def _facts_of(self, task: TaskSettings) -> dict[str, Any]:
+        facts: dict[str, Any] = {"name": task.name, "data": task.data}
+        facts |= {"checkpoint": self._short(task.checkpoint), "posterior": self._short(task.posterior)}
+        if self.transformers is not None:
+            facts |= {k: getattr(task, k) for k in ROWS}
         return facts
 
+    def _short(self, at: Path | None) -> str | None:
+        """A path as it is from the study's folder, so that this can be moved."""
+        if at is not None and at.is_relative_to(self.folder):
+            at = at.relative_to(self.folder)
+        return None if at is None else at.as_posix()
+
+
+ROWS = ("train", "test", "columns", "config", "train_split", "test_split")
+"""Keys of a [[task]] whose data are rows."""
 
 _SECTIONS = {
     "finetune": FinetuneSettings,
@@ -201,17 +135,26 @@ def read_study(file: str | Path) -> Study:
 def study_from_dict(table: Mapping[str, Any], *, folder: str | Path = ".", where: str = "study") -> Study:
     """The study of such a table as a study file holds; where: its name in errors. Raises StudyError."""
     folder = Path(folder).resolve()
-    _checks.known(table, ("study", "pretrain", "task", *_SECTIONS), what="section", where=where)
+    _checks.known(
+        table, ("study", "transformers", "pretrain", "task", *_SECTIONS), what="section", where=where
+    )
     if "study" not in table:
         raise StudyError(f"{where}: the section [study] is missing. It should hold at least name and model.")
     parts: dict[str, Any] = {
         name: _checks.section(cls, table[name], where=f"{where}, [{name}]")
-        for name, cls in {"pretrain": PretrainSettings, **_SECTIONS}.items()
+        for name, cls in {
+            "transformers": TransformersSettings,
+            "pretrain": PretrainSettings,
+            **_SECTIONS,
+        }.items()
         if name in table
     }
+    if "transformers" in parts:
+        parts = _of_folders(parts, table, folder)
     study = _checks.section(Study, table["study"], where=f"{where}, [study]", **parts)
     out = folder / (study.out if "out" in table["study"] else f"{study.name}-out")
     study = replace(study, folder=folder, out=out, tasks=_tasks(table.get("task", []), folder, where))
+    _check_kind(study, where)
     if not any(task.metric_weight for task in study.tasks):
         raise StudyError(
             f"{where}, [[task]]: metric_weight is 0 for every task. One at least should be positive."
@@ -230,6 +173,62 @@ def study_from_dict(table: Mapping[str, Any], *, folder: str | Path = ".", where
             )
         study = replace(study, recommend=RecommendSettings(study.previews()[-1]))
     return study
+
+
+def _of_folders(parts: dict[str, Any], table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The sections of a study of transformers: paths are from its folder, and nothing is trained that was not asked for."""
+    settings = parts["transformers"]
+    paths = {k: folder / p for k in ("adapter", "tokenizer") if (p := getattr(settings, k)) is not None}
+    parts = {**parts, "transformers": replace(settings, **paths)}
+    given = table.get("preview", {})
+    preview = parts.get("preview", PreviewSettings())
+    if "methods" not in given:
+        preview = replace(preview, methods=("simple", "squared_gradients"))
+    truth = parts.get("truth", TruthSettings())
+    if "steps" not in table.get("truth", {}):
+        truth = replace(truth, steps=0)
+    return {**parts, "preview": preview, "truth": truth}
+
+
+def _check_kind(study: Study, where: str) -> None:
+    """Raise StudyError where keys of a study of functions and of one of folders are mixed."""
+    if study.transformers is None:
+        keys = {"model": study.model, "score": study.score}
+        for name, value in keys.items():
+            try:
+                _ = value if value is None else reference(value)
+            except _checks.WrongValueError as wrong:
+                also = (
+                    " A folder of transformers needs the section [transformers]." if name == "model" else ""
+                )
+                raise StudyError(
+                    f"{where}, [study]: {name} should be {wrong}. Found {value!r:.80}.{also}"
+                ) from wrong
+        for i, task in enumerate(study.tasks, start=1):
+            if task.data is None:
+                raise StudyError(
+                    f"{where}, [[task]] number {i}: the key 'data' is missing. Add a line: data = ..."
+                )
+            rows = [k for k in ROWS if getattr(task, k) != getattr(TaskSettings(""), k)]
+            if rows:
+                raise StudyError(
+                    f"{where}, [[task]] {task.name!r}: {rows[0]} is for rows of a study with the section [transformers]; here "
+                    "data = 'module:function' gives both."
+                )
+        return
+    for name in ("loss", "pretrain"):
+        if getattr(study, name) is not None:
+            raise StudyError(
+                f"{where}: {name} is for models made by a function. With [transformers] the loss is that of task_type, or "
+                "your own as task_type = 'module:loss', and the base is what the folder holds."
+            )
+    for task in study.tasks:
+        both, any_rows = task.train and task.test, task.train or task.test
+        if any_rows if task.data is not None else not both:
+            raise StudyError(
+                f"{where}, [[task]] {task.name!r}: give train = ... and test = ..., a file of rows or a data set each, or "
+                "data = 'module:function' for both."
+            )
 
 
 def _check_subsets(study: Study, where: str) -> None:
