@@ -1,5 +1,7 @@
 """Text generated in batches is the text generated one by one."""
 
+import pickle
+
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -9,6 +11,7 @@ from previa.run.columns import columns_of
 from previa.run.generation import Generated, generated, prompt_of
 from previa.run.held_out import held_out
 from previa.run.language import CausalLM, Seq2Seq
+from previa.run.text_scores import LogLikelihood
 from previa.run.tokens import Tokenizer
 from previa.run.transformers_tasks import shift_of
 
@@ -55,3 +58,15 @@ def test_each_item_has_a_score(tmp_path, metric):
     values = Generated(metric, True, 5)(model, test)
     assert values.shape == (4,)
     assert values.isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("causal", [True, False])
+def test_test_data_survives_pickling_and_scores_the_same_without_carrying_the_model(tmp_path, causal):
+    model, test = made(tmp_path, causal)
+    again = pickle.loads(pickle.dumps(test))
+    score = LogLikelihood(causal)
+    assert torch.equal(score(model, again), score(model, test))
+    assert again.digest() == test.digest()
+    if not causal:
+        assert b"T5ForConditionalGeneration" not in pickle.dumps(test.task.shift)

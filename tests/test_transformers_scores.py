@@ -1,14 +1,19 @@
 """Scores of models of transformers: equal to loops over single items, whatever the batches."""
 
+import copy
+import functools
 import pickle
 
+import numpy as np
 import pytest
 import sacrebleu
 import torch
+from PIL import Image
 
+import tiny_folders
 import tiny_transformers as tiny
 from previa.errors import InputError
-from previa.run.classification import SequenceClassification
+from previa.run.classification import ImageClassification, SequenceClassification
 from previa.run.columns import columns_of
 from previa.run.generation import bleu_items
 from previa.run.held_out import Budget, HeldOut, held_out
@@ -60,7 +65,7 @@ def test_batches_are_halved_when_memory_runs_out_and_one_item_too_large_is_an_er
     test = held(SequenceClassification, model, tiny.sentences(20))
     plain = accuracy(model, test)
     assert torch.equal(accuracy(Small(model, 3), test), plain)
-    assert test.budget.items == 2
+    assert test.budget.tokens == 22  # 20 items of 9 tokens are too many, 10 and 5, too; 2 are not
     with pytest.raises(InputError, match="one test example"):
         accuracy(Small(model, 0), test)
 
@@ -78,6 +83,22 @@ def test_the_subset_and_its_digest_are_fixed_by_the_seed_and_survive_pickling():
     rows = tiny.sentences(20)
     first, same, other = (held(SequenceClassification, model, rows, at_most=5, seed=s) for s in (1, 1, 2))
     assert first.digest() == same.digest() == pickle.loads(pickle.dumps(first)).digest() != other.digest()
+
+
+def test_other_pixels_have_another_digest(tmp_path):
+    model = tiny_folders.viewer(tmp_path)
+    rows = [{"image": np.full((8, 8, 3), n, np.uint8), "label": n} for n in range(3)]
+    kind = functools.partial(ImageClassification, processor=None, folder=tmp_path)
+    task = kind(columns_of(rows[0], ImageClassification.roles, {}), model.config)
+    first = held_out(rows, task).digest()
+    assert first == held_out(copy.deepcopy(rows), task).digest()
+    rows[2]["image"][7, 7, 2] += 1
+    assert first != held_out(rows, task).digest()
+    pictures = [{**row, "image": Image.fromarray(row["image"])} for row in rows]
+    again = held_out(pictures, task).digest()
+    rows[2]["image"][7, 7, 2] += 1
+    pictures[2]["image"] = Image.fromarray(rows[2]["image"])
+    assert held_out(pictures, task).digest() != again
 
 
 def test_an_unknown_score_is_refused(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -14,6 +13,7 @@ from torch.nn import Module
 from previa.data.files import Rows
 from previa.errors import InputError
 from previa.fit.batches import map_tensors
+from previa.run.records import digest_of
 from previa.run.square_pass import Task
 from previa.run.tokens import Example
 
@@ -23,10 +23,9 @@ TOKENS, PICTURES = 4096, 64  # of one batch, with its padding
 @final
 @dataclass
 class Budget:
-    """How much a batch may hold: halved when memory runs out, and remembered for the next weighting."""
+    """Tokens that a batch may hold: halved when memory runs out, and remembered for the next weighting."""
 
     tokens: int = TOKENS
-    items: int = 1 << 30
 
 
 @final
@@ -44,11 +43,10 @@ class HeldOut:
         return len(self.examples)
 
     def digest(self) -> str:
-        """Of the rows and of what the task made of them."""
-        total = hashlib.blake2b(digest_size=8)
-        for row, example in zip(self.rows, self.examples, strict=True):
-            total.update(f"{_plain(row)}\0{_plain(example.inputs)}\0".encode())
-        return total.hexdigest()
+        """Of the rows and of what the task made of them; pictures in files count by their names."""
+        return digest_of(
+            part for row, e in zip(self.rows, self.examples, strict=True) for part in (row, e.inputs)
+        )
 
     def batches(self) -> Iterator[tuple[list[int], Any]]:
         """As ``batches``."""
@@ -75,37 +73,40 @@ def held_out(
 
 def batches(held: HeldOut, tokens: int | None = None) -> Iterator[tuple[list[int], Any]]:
     """(numbers of the examples, their batch), longest first; at most ``tokens`` with the padding, but one example at least."""
-    budget = held.budget if tokens is None else Budget(tokens)
-    for numbers in _parts(held, budget):
-        yield numbers, held.task.collate([held.examples[n] for n in numbers])
+    left = _longest_first(held)
+    while left:
+        budget = held.budget if tokens is None else Budget(tokens)
+        size = _items(held.examples[left[0]].length, budget)
+        part, left = left[:size], left[size:]
+        yield part, held.task.collate([held.examples[n] for n in part])
 
 
 def values_of(
     model: Module, held: HeldOut, of: Callable[[Sequence[int], torch.device], Sequence[Any] | Tensor]
 ) -> list[Any]:
-    """of(numbers, device) for parts of the examples, in the order of the rows; a part is halved when memory runs out.
+    """of(numbers, device) for parts of the examples, in the order of the rows; the budget is halved when memory runs out.
 
     Raises InputError where the memory is too small for one example.
     """
     device = next(model.parameters()).device
     found: list[Any] = [None] * len(held)
-    for numbers in _parts(held, held.budget):
-        left = numbers
-        while left:
-            part = left[: held.budget.items]
-            try:
-                values = of(part, device)
-            except torch.OutOfMemoryError:
-                if len(part) == 1:
-                    raise InputError(
-                        f"the device's memory is too small for one test example of length {held.examples[part[0]].length}. "
-                        "Shorten the examples, or use a larger device."
-                    ) from None
-                held.budget.items = max(1, len(part) // 2)
-                continue
-            for number, value in zip(part, values, strict=True):
-                found[number] = value
-            left = left[len(part) :]
+    left = _longest_first(held)
+    while left:
+        longest = held.examples[left[0]].length
+        part = left[: _items(longest, held.budget)]
+        try:
+            values = of(part, device)
+        except torch.OutOfMemoryError:
+            if len(part) == 1:
+                raise InputError(
+                    f"the device's memory is too small for one test example of length {longest}. Shorten the examples, or "
+                    "use a larger device."
+                ) from None
+            held.budget.tokens = len(part) * longest // 2
+            continue
+        for number, value in zip(part, values, strict=True):
+            found[number] = value
+        left = left[len(part) :]
     return found
 
 
@@ -121,24 +122,11 @@ def moved(batch: Any, model: Module) -> Any:
     return move
 
 
-def _parts(held: HeldOut, budget: Budget) -> Iterator[list[int]]:
-    order = sorted(range(len(held)), key=lambda n: -held.examples[n].length)
-    while order:
-        first = held.examples[order[0]]
-        most = PICTURES if first.length == 1 else max(1, budget.tokens // first.length)
-        size = min(most, budget.items)
-        yield order[:size]
-        order = order[size:]
+def _longest_first(held: HeldOut) -> list[int]:
+    return sorted(range(len(held)), key=lambda n: -held.examples[n].length)
 
 
-def _plain(value: Any) -> str:
-    """What a value says, the same in every process."""
-    if isinstance(value, Mapping):
-        return ",".join(f"{k}:{_plain(v)}" for k, v in value.items())
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_plain, value))}]"
-    if isinstance(value, bytes):
-        return hashlib.blake2b(value).hexdigest()
-    if hasattr(value, "tobytes"):
-        return hashlib.blake2b(value.tobytes()).hexdigest()
-    return repr(value) if isinstance(value, str | int | float | None) else str(type(value))
+def _items(length: int, budget: Budget) -> int:
+    """How many examples of this length fit."""
+    fit = max(1, budget.tokens // length)
+    return min(fit, PICTURES) if length == 1 else fit

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
+import torch
 from torch import Tensor
 from torch.nn import Module
 
@@ -89,24 +91,37 @@ def processor_of(loaded: Loaded) -> Any:
     return import_transformers().AutoImageProcessor.from_pretrained(places[0], local_files_only=True)
 
 
+@final
+@dataclass(frozen=True)
+class ShiftRight:
+    """labels [B, T] -> the decoder's inputs: ``start``, then every label but the last; ``pad`` where none is supervised."""
+
+    start: int
+    pad: int
+
+    def __call__(self, labels: Tensor) -> Tensor:
+        shifted = labels.roll(1, 1).masked_fill(labels.roll(1, 1) == IGNORED, self.pad)
+        shifted[:, 0] = self.start
+        return shifted
+
+
 def shift_of(model: Module) -> Callable[[Tensor], Tensor]:
-    """From labels to the decoder's inputs, as the model does it in training. Raises InputError where it has no such way."""
-    shift = getattr(model, "prepare_decoder_input_ids_from_labels", None) or getattr(
-        model, "_shift_right", None
-    )
-    if shift is not None:
-        return lambda labels: shift(labels=labels)
+    """From labels to the decoder's inputs, as the model does it in training; it pickles, and without the model where it can.
+
+    Raises InputError where the model has no such way.
+    """
+    own: Callable[[Tensor], Tensor] | None = getattr(
+        model, "prepare_decoder_input_ids_from_labels", None
+    ) or getattr(model, "_shift_right", None)
     config: Any = model.config
     start, pad = getattr(config, "decoder_start_token_id", None), getattr(config, "pad_token_id", None)
     if start is None or pad is None:
+        if own is not None:
+            return own
         raise InputError(
             f"{type(model).__name__}: neither shifts labels itself nor has decoder_start_token_id and pad_token_id in its config. "
             "Set them, or give a loss of your own as --task-type my_module:loss."
         )
-
-    def right(labels: Tensor) -> Tensor:
-        shifted = labels.roll(1, 1).masked_fill(labels.roll(1, 1) == IGNORED, pad)
-        shifted[:, 0] = start
-        return shifted
-
-    return right
+    plain = ShiftRight(start, pad)
+    trial = torch.tensor([[5, 6, 7], [6, 5, IGNORED]])  # some models begin with the last token, a language
+    return plain if own is None or torch.equal(own(trial.clone()), plain(trial)) else own
