@@ -80,7 +80,7 @@ def tokenizer_in(test: HeldOut) -> Any:
     """The task's tokenizer. Raises InputError where it has none."""
     found = getattr(test.task, "tokenizer", None)
     if found is None:
-        raise InputError("generated text needs a tokenizer: give rows of text, not of input_ids.")
+        raise InputError("this score needs a tokenizer: give rows of text, not of input_ids.")
     return found.tokenizer
 
 

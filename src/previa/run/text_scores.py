@@ -1,4 +1,4 @@
-"""Scores of models of transformers by name: accuracy, log-likelihood, those of generated text, or a function of one's own."""
+"""Scores of models of transformers by name: accuracy, log-likelihood, those of generated text, a task of lm-eval, or a function of one's own."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from previa.errors import InputError
 from previa.run.classification import problem_of
 from previa.run.generation import METRICS, Generated
 from previa.run.held_out import HeldOut, moved, values_of
+from previa.run.lm_eval_scores import PREFIX, lm_eval_score
 from previa.run.resolve import resolve
 from previa.run.scoring import Score
 from previa.run.tokens import IGNORED, forward
@@ -25,7 +26,7 @@ TEXTS = ("causal-lm", "seq2seq")
 def score_of(name: str | None, task_type: str, folder: Path, *, max_new_tokens: int | None = None) -> Score:
     """score(model, HeldOut) by its name, or the usual one of the task type; module:function is one's own, found from ``folder``.
 
-    Raises InputError for a name that the task type does not have, MissingExtraError without sacrebleu, StudyError for a function that is not there.
+    Raises InputError for a name that the task type does not have, MissingExtraError without sacrebleu or lm-eval, StudyError for a function that is not there.
     """
     usual = "accuracy" if task_type in CLASSES else "log-likelihood" if task_type in TEXTS else None
     name = name or usual
@@ -35,11 +36,17 @@ def score_of(name: str | None, task_type: str, folder: Path, *, max_new_tokens: 
         return LogLikelihood(task_type == "causal-lm")
     if name in METRICS and task_type in TEXTS:
         return Generated(name, task_type == "causal-lm", max_new_tokens or 64)
-    if name is not None and ":" in name and not name.startswith("lm-eval:"):
+    if name is not None and name.startswith(PREFIX) and task_type in TEXTS:
+        return lm_eval_score(name, folder)
+    if name is not None and ":" in name and not name.startswith(PREFIX):
         found: Score = resolve(name, folder, "score")
         return found
     known = (
-        ["accuracy"] if task_type in CLASSES else ["log-likelihood", *METRICS] if task_type in TEXTS else []
+        ["accuracy"]
+        if task_type in CLASSES
+        else ["log-likelihood", *METRICS, f"{PREFIX}TASK"]
+        if task_type in TEXTS
+        else []
     )
     raise InputError(
         f"score {name!r} for {task_type}: expected {', '.join([*known, 'or a function of your own as my_module:score'])}."
