@@ -21,7 +21,7 @@ from previa.data.files import Rows
 from previa.errors import FileError, InputError, ParamsError, StudyError
 from previa.fit.labels import Labels
 from previa.io.adapter_folder import open_adapter
-from previa.io.adapter_match import check_same_factors, check_settings
+from previa.io.adapter_match import check_same_factors, check_settings, common_initialisation
 from previa.io.carry import Carried, carry, find_carried
 from previa.io.checkpoint import open_checkpoint
 from previa.io.folder import folder_beside
@@ -168,6 +168,7 @@ def load_folders(study: Study) -> Ingredients:
     settings = study.transformers
     assert settings is not None
     auto = auto_class(settings.task_type)
+    _check_start(study)
     loaded = _model(study, settings, auto)
     freeze(loaded.model, settings.frozen, "[transformers] frozen:")
     heads = _heads(study, settings, loaded, auto)
@@ -256,6 +257,21 @@ def _model(study: Study, settings: TransformersSettings, auto: str | None) -> Lo
         )
     dtype, is_adapter = DTYPES[settings.dtype], (folder / ADAPTER).is_file()
     return load_model(folder, auto, base=base if is_adapter else None, dtype=dtype, device=settings.device)
+
+
+def _check_start(study: Study) -> None:
+    """Raise InputError where the tasks' adapters did not start from one: averages of their factors would mean nothing."""
+    paths = {f"task {task.name!r}": task.checkpoint for task in study.tasks if task.checkpoint is not None}
+    adapters = {name: open_adapter(path) for name, path in paths.items() if (path / ADAPTER).is_file()}
+    if len(adapters) < 2:
+        return
+    check_same_factors(adapters)
+    found = common_initialisation(adapters)
+    if found.verdict == "unlikely":
+        raise InputError(
+            f"{found.sentence}. Averages of A and of B mean something only near one common A. Train again, each task from one "
+            "adapter folder saved before the first step; `previa merge --product` merges the products B A of these."
+        )
 
 
 def _heads(
