@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from previa.core.damping import damped
     from previa.core.diagonal import Diagonal
     from previa.core.full import Full
+    from previa.core.into import modes_into
     from previa.core.isotropic import Isotropic
     from previa.core.kronecker import Kronecker, kronecker_damping, regmean
     from previa.core.merge import merge
@@ -91,6 +92,7 @@ _HOMES = {
     "mixture_vi": "fit.mixture_vi",
     "mode_parts": "core.modes",
     "modes": "core.modes",
+    "modes_into": "core.into",
     "open_checkpoint": "io.checkpoint",
     "open_optimizer": "io.optimizer_file",
     "read_ivon_opt": "fit.ivon_interop",
@@ -151,6 +153,7 @@ __all__ = [
     "mixture_vi",
     "mode_parts",
     "modes",
+    "modes_into",
     "open_checkpoint",
     "open_optimizer",
     "read_ivon_opt",
