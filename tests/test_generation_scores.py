@@ -1,12 +1,15 @@
 """Text generated in batches is the text generated one by one."""
 
 import pickle
+from collections import Counter
 
 import pytest
+import sacrebleu
 import torch
 from transformers import AutoTokenizer
 
 import tiny_folders
+from previa.errors import InputError
 from previa.run.columns import columns_of
 from previa.run.generation import Generated, generated, prompt_of
 from previa.run.held_out import held_out
@@ -51,13 +54,64 @@ def test_greedy_texts_in_batches_are_those_one_by_one(tmp_path, causal):
     assert any(alone)
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("metric", ["bleu", "chrf", "exact-match"])
-def test_each_item_has_a_score(tmp_path, metric):
+class Parrot(torch.nn.Module):
+    """Continues every prompt with the same text."""
+
+    def __init__(self, config, continuation):
+        super().__init__()
+        self.config, self.continuation = config, torch.tensor([continuation])
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def generate(self, input_ids, **more):
+        return torch.cat([input_ids, self.continuation.expand(len(input_ids), -1)], 1)
+
+
+COMPLETIONS = ["w3 w4", " w3 w4 ", "w4 w3", "w7"]
+
+
+def parrot(folder):
+    """It says "w3 w4" and the end; the rows have different completions."""
+    model, test = made(folder, True)
+    rows = [{**row, "completion": c} for row, c in zip(test.rows, COMPLETIONS, strict=True)]
+    reader = test.task.tokenizer.tokenizer
+    says = reader("w3 w4")["input_ids"]
+    return Parrot(model.config, [*says, reader.eos_token_id]), held_out(rows, test.task)
+
+
+def chrf(found, wanted):
+    """F of characters' n-grams, n = 1 to 6, without spaces; recall counts beta^2 = 4 times: averaged over n with any."""
+    rates = []
+    for n in range(1, 7):
+        grams = [
+            [text.replace(" ", "")[i : i + n] for i in range(len(text.replace(" ", "")) - n + 1)]
+            for text in (found, wanted)
+        ]
+        if grams[0] and grams[1]:
+            shared = sum((Counter(grams[0]) & Counter(grams[1])).values())
+            rates.append((shared / len(grams[0]), shared / len(grams[1])))
+    precision, recall = (sum(r) / len(rates) for r in zip(*rates, strict=True))
+    return 100 * 5 * precision * recall / (4 * precision + recall) if precision + recall else 0.0
+
+
+def test_exact_match_bleu_and_chrf_are_those_by_hand(tmp_path):
+    model, test = parrot(tmp_path)
+    assert Generated("exact-match", True, 5)(model, test).tolist() == [1, 1, 0, 0]
+    values = Generated("chrf", True, 5)(model, test)
+    assert values.tolist() == pytest.approx([chrf("w3 w4", c) for c in COMPLETIONS], abs=1e-9)
+    assert values[0] == 100 > values[2] > values[3] > 0
+    bleu = sacrebleu.corpus_bleu(["w3 w4"] * 4, [COMPLETIONS]).score
+    assert Generated("bleu", True, 5)(model, test).mean().item() == pytest.approx(bleu, abs=1e-9)
+
+
+def test_generated_text_needs_a_tokenizer_and_a_prompt(tmp_path):
     model, test = made(tmp_path, True)
-    values = Generated(metric, True, 5)(model, test)
-    assert values.shape == (4,)
-    assert values.isfinite().all()
+    columns = columns_of({"input_ids": [5, 6]}, CausalLM.roles, {})
+    rows = [{"input_ids": [5, 6]}]
+    with pytest.raises(InputError, match="needs a tokenizer"):
+        Generated("exact-match", True)(model, held_out(rows, CausalLM(columns, model.config, None)))
+    task = CausalLM(columns, model.config, test.task.tokenizer)
+    with pytest.raises(InputError, match="item 1 has no prompt"):
+        Generated("exact-match", True)(model, held_out(rows, task))
 
 
 @torch.no_grad()
