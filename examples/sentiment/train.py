@@ -70,7 +70,7 @@ def main() -> None:
     """The base, saved once with its head; then each task from that folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", help="a folder or a name that from_pretrained takes")
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--lr", type=float, default=1e-3, help="2e-5 suits most models of usual size")
     given = parser.parse_args()
     if given.base:
@@ -79,7 +79,7 @@ def main() -> None:
         AutoTokenizer.from_pretrained(given.base).save_pretrained("base")
     else:
         tiny("untrained")
-        finetune("untrained", "base", "rows/general.jsonl", steps=150, lr=2e-3)
+        finetune("untrained", "base", "rows/general.jsonl", steps=120, lr=2e-3)
     for task in OF_TASK:
         finetune("base", task, f"rows/{task}-train.jsonl", steps=given.steps, lr=given.lr)
 
