@@ -11,11 +11,15 @@ from transformers import AutoTokenizer
 import tiny_folders
 from previa.errors import InputError, MissingExtraError
 from previa.run.columns import columns_of
+from previa.run.fit import fit
 from previa.run.held_out import held_out
 from previa.run.language import CausalLM
 from previa.run.lm_eval_scores import task_in
+from previa.run.pipeline import preview
 from previa.run.text_scores import score_of
 from previa.run.tokens import Tokenizer
+from previa.run.work import opened
+from previa.study.file import study_from_dict
 
 TASK = """
 task: {name}
@@ -156,3 +160,29 @@ def test_without_lm_eval_the_error_names_the_extra(tmp_path, monkeypatch):
 def test_a_classifier_has_no_task_of_lm_eval(tmp_path):
     with pytest.raises(InputError, match="expected accuracy"):
         score_of("lm-eval:words", "sequence-classification", tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_each_task_of_a_study_has_its_own_task_of_lm_eval(study):
+    installed()
+    folder, _, _ = study
+    for number, name in enumerate(("words", "worse")):
+        tiny_folders.language_model(folder / name, seed=number + 1)
+        for part in ("train", "test"):
+            rows = [{"text": text} for text in tiny_folders.sentences(9, seed=number)]
+            tiny_folders.write_lines(folder / f"{name}-{part}.jsonl", rows)
+    tasks = [
+        {"name": name, "checkpoint": name, "train": f"{name}-train.jsonl", "test": f"{name}-test.jsonl",
+         "score": f"lm-eval:{name}"}
+        for name in ("words", "worse")
+    ]  # fmt: skip
+    table = {
+        "study": {"name": "tiny", "model": "base"},
+        "transformers": {"task_type": "causal-lm"},
+        "task": tasks,
+        "preview": {"steps": 4, "methods": ["simple"]},
+    }
+    with opened(study_from_dict(table, folder=folder)) as work:
+        scores = preview(work, fit(work))["simple"].scores
+    assert scores[:, 1].tolist() == (-scores[:, 0]).tolist()
+    assert len(set(scores[:, 0])) > 1

@@ -386,3 +386,15 @@ columns = {text = "text", label = "label"}
     assert made.returncode == 0, made.stdout + made.stderr
     assert (tmp_path / "tiny-out" / "report.html").is_file()
     assert "no joint runs" in made.stdout
+
+
+def test_each_task_may_have_a_score_of_its_own(tmp_path):
+    (tmp_path / "own_scores.py").write_text("def seven(model, test):\n    return [7.0] * len(test)\n")
+    table = settings(tmp_path)
+    _, _, plain = previewed(table, tmp_path)
+    table["study"]["name"] = "own"
+    table["task"][1]["score"] = "own_scores:seven"
+    ingredients, _, found = previewed(table, tmp_path)
+    assert found["simple"].scores[:, 0].tolist() == plain["simple"].scores[:, 0].tolist()
+    assert set(found["simple"].scores[:, 1]) == {7.0}
+    assert set(ingredients.code) == {"own_scores"}

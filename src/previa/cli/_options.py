@@ -58,7 +58,9 @@ def _unit(study: Any) -> str:
     if study.transformers is None:
         return "accuracy" if study.score is None else "score"
     texts = study.transformers.task_type in ("causal-lm", "seq2seq")
-    name = study.score or ("log-likelihood" if texts else "accuracy")
+    usual = study.score or ("log-likelihood" if texts else "accuracy")
+    names = {task.score or usual for task in study.tasks}
+    name = names.pop() if len(names) == 1 else ":"
     shown = {"log-likelihood": "log-likelihood per token", "bleu": "BLEU", "chrf": "chrF"}
     return "score" if ":" in name else shown.get(name, name)
 

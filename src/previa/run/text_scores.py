@@ -15,8 +15,9 @@ from previa.run.classification import problem_of
 from previa.run.generation import METRICS, Generated
 from previa.run.held_out import HeldOut, moved, values_of
 from previa.run.lm_eval_scores import PREFIX, lm_eval_score
+from previa.run.records import Named, digest_of
 from previa.run.resolve import resolve
-from previa.run.scoring import Score
+from previa.run.scoring import Score, Scores
 from previa.run.tokens import IGNORED, forward
 
 CLASSES = ("sequence-classification", "image-classification")
@@ -51,6 +52,31 @@ def score_of(name: str | None, task_type: str, folder: Path, *, max_new_tokens: 
     raise InputError(
         f"score {name!r} for {task_type}: expected {', '.join([*known, 'or a function of your own as my_module:score'])}."
     )
+
+
+@final
+@dataclass(frozen=True)
+class Scored:
+    """A task's test examples with the score that is meant for them."""
+
+    test: HeldOut
+    score: Score
+
+    def __len__(self) -> int:
+        return len(self.test)
+
+    def digest(self) -> str:
+        """Of the examples, and of what a score rests on beside them: the items of a task of lm-eval."""
+        return (
+            digest_of([self.test.digest(), self.score.digest()])
+            if isinstance(self.score, Named)
+            else self.test.digest()
+        )
+
+
+def scored_alone(model: Module, scored: Scored) -> Scores:
+    """The task's own score."""
+    return scored.score(model, scored.test)
 
 
 def accuracy(model: Module, test: HeldOut) -> Tensor:

@@ -33,7 +33,7 @@ from previa.run.resolve import Ingredients, examples, importable, modules
 from previa.run.rows import FUNCTION, rows_of
 from previa.run.scoring import Score, Scores
 from previa.run.square_pass import Task, examples_of
-from previa.run.text_scores import score_of
+from previa.run.text_scores import Scored, score_of, scored_alone
 from previa.run.tokens import Example
 from previa.run.transformers_model import ADAPTER, Loaded, import_transformers, load_model
 from previa.run.transformers_squares import DTYPES, freeze
@@ -175,20 +175,21 @@ def load_folders(study: Study) -> Ingredients:
     tasks: dict[str, Task] = {}
     data: dict[str, tuple[Any, Any]] = {}
     with importable(study.folder):
-        score = score_of(
-            study.score, settings.task_type, study.folder, max_new_tokens=settings.max_new_tokens
-        )
         for task in study.tasks:
             tasks[task.name], train, test = _read(study, task, loaded, heads.get(task.name, {}))
-            data[task.name] = train, test
+            named = task.score or study.score
+            own = score_of(named, settings.task_type, study.folder, max_new_tokens=settings.max_new_tokens)
+            data[task.name] = train, Scored(test, own)
+    score: Score = scored_alone
     rows = [place for task in study.tasks for place in (task.data, task.train, task.test)]
     code = _code(settings.task_type, *rows)
     folders = Folders(loaded, settings, auto, tasks, code, heads)
     if heads:
         score = partial(_headed_score, folders, score)
         data = {name: (train, OfTask(name, test)) for name, (train, test) in data.items()}
+    scores = [study.score, *(task.score for task in study.tasks)]
     loss = loss_of(next(iter(tasks.values())))
-    return Ingredients(study, loaded.model, data, loss, score, {**code, **_code(study.score)}, folders)
+    return Ingredients(study, loaded.model, data, loss, score, {**code, **_code(*scores)}, folders)
 
 
 @final

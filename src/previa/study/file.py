@@ -102,7 +102,7 @@ class Study:
         return None if at is None else at.as_posix()
 
 
-ROWS = ("train", "test", "columns", "config", "train_split", "test_split")
+ROWS = ("train", "test", "columns", "config", "train_split", "test_split", "score")
 """Keys of a [[task]] whose data are rows."""
 
 _SECTIONS = {

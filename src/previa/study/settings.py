@@ -18,7 +18,8 @@ class TaskSettings:
     """One [[task]]: data() -> (train, test); with a checkpoint of its own nothing is trained for it.
 
     In a study of transformers train and test may name rows instead: files, folders of datasets, hub names, module:function;
-    columns: role -> column; config and the splits are those of a data set that has several.
+    columns: role -> column; config and the splits are those of a data set that has several;
+    score: instead of the study's.
     """
 
     name: str = key(_checks.label)
@@ -32,6 +33,7 @@ class TaskSettings:
     config: str | None = key(text, None)
     train_split: str = key(text, "train")
     test_split: str = key(text, "test")
+    score: str | None = key(text, None)
 
 
 @dataclass(frozen=True)
