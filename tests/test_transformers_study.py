@@ -398,3 +398,13 @@ def test_each_task_may_have_a_score_of_its_own(tmp_path):
     assert found["simple"].scores[:, 0].tolist() == plain["simple"].scores[:, 0].tolist()
     assert set(found["simple"].scores[:, 1]) == {7.0}
     assert set(ingredients.code) == {"own_scores"}
+
+
+def test_nothing_is_trained_and_the_prior_is_small_unless_the_file_says_so(tmp_path):
+    table = settings(tmp_path)
+    study = study_from_dict(table, folder=tmp_path)
+    assert (study.truth.steps, study.adamw.prior) == (0, 0.1)
+    assert study.preview.methods == ("simple", "squared_gradients")
+    table |= {"truth": {"steps": 3}, "adamw": {"prior": 10.0}, "preview": {"methods": ["simple"]}}
+    study = study_from_dict(table, folder=tmp_path)
+    assert (study.truth.steps, study.adamw.prior, study.preview.methods) == (3, 10.0, ("simple",))

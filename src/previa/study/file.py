@@ -187,7 +187,10 @@ def _of_folders(parts: dict[str, Any], table: Mapping[str, Any], folder: Path) -
     truth = parts.get("truth", TruthSettings())
     if "steps" not in table.get("truth", {}):
         truth = replace(truth, steps=0)
-    return {**parts, "preview": preview, "truth": truth}
+    adamw = parts.get("adamw", AdamWSettings())
+    if "prior" not in table.get("adamw", {}):
+        adamw = replace(adamw, prior=0.1)
+    return {**parts, "preview": preview, "truth": truth, "adamw": adamw}
 
 
 def _check_kind(study: Study, where: str) -> None:
