@@ -403,7 +403,12 @@ def test_each_task_may_have_a_score_of_its_own(tmp_path):
 def test_nothing_is_trained_and_the_prior_is_small_unless_the_file_says_so(tmp_path):
     table = settings(tmp_path)
     study = study_from_dict(table, folder=tmp_path)
-    assert (study.truth.steps, study.adamw.prior) == (0, 0.1)
+    assert (study.truth.steps, study.truth.optimizer, study.adamw.prior, study.adamw.lr) == (
+        0,
+        "adamw",
+        0.1,
+        5e-5,
+    )
     assert study.preview.methods == ("simple", "squared_gradients")
     table |= {"truth": {"steps": 3}, "adamw": {"prior": 10.0}, "preview": {"methods": ["simple"]}}
     study = study_from_dict(table, folder=tmp_path)

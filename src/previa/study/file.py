@@ -175,22 +175,24 @@ def study_from_dict(table: Mapping[str, Any], *, folder: str | Path = ".", where
     return study
 
 
+OF_FOLDERS: Mapping[str, Mapping[str, Any]] = {
+    "preview": {"methods": ("simple", "squared_gradients")},
+    "truth": {"steps": 0, "optimizer": "adamw"},
+    "adamw": {"lr": 5e-5, "prior": 0.1},
+}
+"""Defaults that a study of transformers has instead: only what needs no training, and AdamW as the Trainer has it."""
+
+
 def _of_folders(parts: dict[str, Any], table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The sections of a study of transformers: paths are from its folder, and nothing is trained that was not asked for."""
+    """The sections of a study of transformers: paths are from its folder, and defaults are its own."""
     settings = parts["transformers"]
     paths = {k: folder / p for k in ("adapter", "tokenizer") if (p := getattr(settings, k)) is not None}
     parts = {**parts, "transformers": replace(settings, **paths)}
-    given = table.get("preview", {})
-    preview = parts.get("preview", PreviewSettings())
-    if "methods" not in given:
-        preview = replace(preview, methods=("simple", "squared_gradients"))
-    truth = parts.get("truth", TruthSettings())
-    if "steps" not in table.get("truth", {}):
-        truth = replace(truth, steps=0)
-    adamw = parts.get("adamw", AdamWSettings())
-    if "prior" not in table.get("adamw", {}):
-        adamw = replace(adamw, prior=0.1)
-    return {**parts, "preview": preview, "truth": truth, "adamw": adamw}
+    for name, usual in OF_FOLDERS.items():
+        given = table.get(name, {})
+        own = {key: value for key, value in usual.items() if key not in given}
+        parts[name] = replace(parts.get(name, _SECTIONS[name]()), **own)
+    return parts
 
 
 def _check_kind(study: Study, where: str) -> None:
