@@ -14,6 +14,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
+    BertModel,
+    LlamaConfig,
     LlamaForCausalLM,
 )
 
@@ -389,15 +391,15 @@ columns = {text = "text", label = "label"}
 
 
 def test_each_task_may_have_a_score_of_its_own(tmp_path):
-    (tmp_path / "own_scores.py").write_text("def seven(model, test):\n    return [7.0] * len(test)\n")
+    (tmp_path / "seven_scores.py").write_text("def seven(model, test):\n    return [7.0] * len(test)\n")
     table = settings(tmp_path)
     _, _, plain = previewed(table, tmp_path)
     table["study"]["name"] = "own"
-    table["task"][1]["score"] = "own_scores:seven"
+    table["task"][1]["score"] = "seven_scores:seven"
     ingredients, _, found = previewed(table, tmp_path)
     assert found["simple"].scores[:, 0].tolist() == plain["simple"].scores[:, 0].tolist()
     assert set(found["simple"].scores[:, 1]) == {7.0}
-    assert set(ingredients.code) == {"own_scores"}
+    assert set(ingredients.code) == {"seven_scores"}
 
 
 def test_nothing_is_trained_and_the_prior_is_small_unless_the_file_says_so(tmp_path):
@@ -413,3 +415,98 @@ def test_nothing_is_trained_and_the_prior_is_small_unless_the_file_says_so(tmp_p
     table |= {"truth": {"steps": 3}, "adamw": {"prior": 10.0}, "preview": {"methods": ["simple"]}}
     study = study_from_dict(table, folder=tmp_path)
     assert (study.truth.steps, study.adamw.prior, study.preview.methods) == (3, 10.0, ("simple",))
+
+
+def bert(folder, **changes):
+    """The classifier of tiny_folders with other settings and its tokenizer."""
+    shutil.rmtree(folder, ignore_errors=True)
+    torch.manual_seed(5)
+    labels = changes.pop("labels", None)
+    named = (
+        {"label2id": labels, "id2label": {i: n for n, i in labels.items()}} if labels else {"num_labels": 3}
+    )
+    BertForSequenceClassification(BertConfig(**{**SMALL, **named, **changes})).save_pretrained(folder)
+    tokenizer(folder)
+
+
+def test_checkpoints_whose_weights_are_another_function_are_refused(tmp_path):
+    table = settings(tmp_path)
+    bert(tmp_path / "b", num_attention_heads=6)
+    with pytest.raises(ParamsError, match=r"task 'b'.*num_attention_heads = 6, but the study's model has 2"):
+        previewed(table, tmp_path)
+
+
+def test_classes_of_other_names_are_refused_unless_heads_are_apart(tmp_path):
+    table = settings(tmp_path)
+    for name, order in (("base", "xyz"), ("a", "xyz"), ("b", "zyx")):
+        bert(tmp_path / name, labels={n: i for i, n in enumerate(order)})
+    with pytest.raises(ParamsError, match=r"task 'b'.*classes are .*heads"):
+        previewed(table, tmp_path)
+    table["transformers"]["heads"], table["study"]["name"] = ["classifier"], "apart"
+    previewed(table, tmp_path)
+
+
+def test_tied_and_untied_embeddings_are_not_merged(tmp_path):
+    table = settings(
+        tmp_path, language_model, "causal-lm", lambda N, seed: [{"text": x} for x in sentences(N, seed)]
+    )
+    shutil.rmtree(tmp_path / "b")
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**SMALL, tie_word_embeddings=False)).save_pretrained(tmp_path / "b")
+    with pytest.raises(ParamsError, match=r"task 'b'.*tie_word_embeddings = False"):
+        previewed(table, tmp_path)
+
+
+def test_another_vocabulary_is_refused_unless_the_file_says_which_is_right(tmp_path):
+    table = settings(tmp_path)
+    file = tmp_path / "b" / "tokenizer.json"
+    inner = json.loads(file.read_text())
+    words = inner["model"]["vocab"]
+    words["w1"], words["w2"] = words["w2"], words["w1"]
+    file.write_text(json.dumps(inner))
+    with pytest.raises(InputError, match=r"task 'b'.*another vocabulary"):
+        load(study_from_dict(table, folder=tmp_path))
+    table["transformers"]["tokenizer"] = "base"
+    load(study_from_dict(table, folder=tmp_path))
+
+
+def test_adapters_of_another_base_are_refused(tmp_path):
+    table = adapters(tmp_path)
+    language_model(tmp_path / "other", seed=8)
+    table["study"]["model"] = "other"
+    with pytest.raises(InputError, match="whose weights are not those of the study's model"):
+        load(study_from_dict(table, folder=tmp_path))
+
+
+def test_a_joint_run_starts_from_the_base_also_where_only_previews_were_asked_for(tmp_path):
+    table = settings(tmp_path) | {"adamw": {"steps": 1, "lr": 1e-9}, "finetune": {"batch_size": 4}}
+    with opened(study_from_dict(table, folder=tmp_path)) as work:
+        made = finetune_at(work, [0.5, 0.5])
+    base = load_file(tmp_path / "base" / "model.safetensors")
+    for name, value in load_file(made.path / "model.safetensors").items():
+        torch.testing.assert_close(value, base[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"heads": ["classifier"]}, "not trained here"), ({"dtype": "bf16"}, "for previews only")],
+)
+def test_what_only_previews_does_not_train(tmp_path, change, said):
+    with (
+        opened(study_from_dict(settings(tmp_path, **change), folder=tmp_path)) as work,
+        pytest.raises(StudyError, match=said),
+    ):
+        finetune_at(work, [0.5, 0.5], runs=fit(work), warm_start="simple")
+
+
+def test_a_base_without_the_head_previews_and_starts_nothing(tmp_path):
+    table = settings(tmp_path)
+    shutil.rmtree(tmp_path / "base")
+    BertModel(BertConfig(**SMALL)).save_pretrained(tmp_path / "base")
+    with opened(study_from_dict(table, folder=tmp_path)) as work:
+        assert preview(work, fit(work))["simple"].ok.all()
+        with pytest.raises(StudyError, match=r"finetune: .*would be random"):
+            finetune_at(work, [0.5, 0.5])
+    table["preview"]["methods"] = ["simple", "task_arithmetic"]
+    with pytest.raises(StudyError, match="would be random"):
+        load(study_from_dict(table, folder=tmp_path))

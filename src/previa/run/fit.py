@@ -92,7 +92,8 @@ def fit(work: Work, *, workers: int = 1, progress: Progress | None = None) -> Ru
     bench = bench_of(work.ingredients, progress)
     jobs = jobs_of(bench)
     trained = [job for job in jobs if job.kind != "inputs"]
-    _do(work, bench, trained, workers, progress, "finetune")
+    what = "squared gradients" if trained and all(job.kind == "squares" for job in trained) else "finetune"
+    _do(work, bench, trained, workers, progress, what)
     measured = [job for job in jobs if job.kind == "inputs"]  # at the ends of runs, which are there now
     if measured:
         _do(work, bench, measured, workers, progress, "input moments")
@@ -142,7 +143,7 @@ def jobs_of(bench: Bench) -> list[Job]:
         if lacking:
             raise StudyError(
                 f"task {task.name!r} brings a checkpoint without an IVON posterior, needed by {' and '.join(lacking)}. Add "
-                f"posterior = ..., or set methods in [preview] to the others: {', '.join(sorted(methods - set(lacking)))}."
+                f"posterior = ..., or set methods in [preview] to others: {', '.join(sorted(methods - set(lacking)) or ['simple'])}."
             )
         jobs += [Job("squares", task.name)] * (SQUARES in methods and not squares)
         jobs += [Job("inputs", task.name)] * (REGMEAN in methods)

@@ -19,10 +19,11 @@ def given_mean(ingredients: Ingredients, task: str) -> Flat:
     Raises FileError; ParamsError naming task and tensor where the checkpoint is not of this model, or differs from it in a
     tensor that is not merged.
     """
-    path = settings_of(ingredients, task).checkpoint
+    path, folders = settings_of(ingredients, task).checkpoint, ingredients.folders
     assert path is not None
+    if folders is not None and task in folders.kept:
+        return folders.kept[task]
     where = f"task {task!r}, {path}"
-    folders = ingredients.folders
     found = open_checkpoint(path, finite=True) if folders is None else folders.parameters(path, where)
     state = ingredients.model.state_dict()
     for name in found:
@@ -34,7 +35,10 @@ def given_mean(ingredients: Ingredients, task: str) -> Flat:
     _same_frozen(found, ingredients, where)
     mine = {name: found[name] for name in found if name in layout.places}
     layout.check(mine, where, "those of the study's model")
-    return Flat.of(mine, layout, where)
+    mean = Flat.of(mine, layout, where)
+    if folders is not None:
+        folders.kept[task] = mean
+    return mean
 
 
 def given_posterior(ingredients: Ingredients, task: str) -> tuple[Diagonal, Provenance] | None:
@@ -50,7 +54,11 @@ def given_posterior(ingredients: Ingredients, task: str) -> tuple[Diagonal, Prov
     if not open_posterior(path).has_mean:
         own = given_mean(ingredients, task)
         beside = own if folders is None else folders.in_file(own)
-    posterior, provenance = load_posterior(path, beside)
+    try:
+        posterior, provenance = load_posterior(path, beside)
+    except ParamsError as error:
+        hint = " Heads and frozen tensors have none in a study: `previa posterior --frozen` leaves them out."
+        raise ParamsError(f"task {task!r}: {error}{hint if folders is not None else ''}") from error
     if provenance.reduction != ingredients.study.convention:
         raise InputError(
             f"task {task!r}, {path}: its precision is of the {provenance.reduction} of the losses, but the study's "
@@ -75,7 +83,9 @@ def _same_frozen(found: Params, ingredients: Ingredients, where: str) -> None:
         if (
             not parameter.requires_grad
             and name in found
-            and not bool((found[name].to(parameter) == parameter).all())
+            and not (
+                found[name].shape == parameter.shape and bool((found[name].to(parameter) == parameter).all())
+            )
         ):
             raise ParamsError(
                 f"{where}: tensor {name!r} differs from the study's model, where it is frozen and so not merged. Build the "

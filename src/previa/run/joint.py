@@ -62,6 +62,8 @@ def truth(
     extra = [check_alphas(alpha, len(work.study.tasks), where="truth") for alpha in more]
     if not work.study.truth.steps and not extra:
         return None
+    if work.ingredients.folders is not None:
+        work.ingredients.folders.check_start()
     alphas = work.alphas(work.study.truth.steps, *extra) if work.study.truth.steps else np.stack(extra)
     bench, store = bench_of(work.ingredients, progress), work.store
     _declare(work, bench)
@@ -106,6 +108,8 @@ def finetune_at(
     Raises AlphaError, InputError for a method the study does not have, NotFiniteError, ScoreError, FileError.
     """
     weights = check_alphas(alpha, len(work.study.tasks), where="finetune")
+    if work.ingredients.folders is not None:
+        work.ingredients.folders.check_start(from_preview=warm_start is not None)
     bench, name = bench_of(work.ingredients, progress), JOINT
     if warm_start is not None:
         known = methods(work.study, runs) if runs is not None else {}

@@ -49,6 +49,10 @@ def score_of(name: str | None, task_type: str, folder: Path, *, max_new_tokens: 
         if task_type in TEXTS
         else []
     )
+    if name is None:
+        raise InputError(
+            f"score is missing: for the task type {task_type} give a function of your own, my_module:score."
+        )
     raise InputError(
         f"score {name!r} for {task_type}: expected {', '.join([*known, 'or a function of your own as my_module:score'])}."
     )
@@ -85,7 +89,7 @@ def accuracy(model: Module, test: HeldOut) -> Tensor:
     def of(numbers: Any, device: Any) -> Tensor:
         batch = moved(test.task.collate([test.examples[n] for n in numbers]), model)
         logits, labels = forward(model, batch), batch["labels"]
-        kind = problem_of(model.config)
+        kind = problem_of(getattr(test.task, "config", model.config))
         if kind == "single":
             right = (logits.argmax(-1) == labels).double()
         elif kind == "several":

@@ -215,7 +215,13 @@ def _with_adapter(model: Any, folder: Path, lacking: list[str]) -> tuple[Any, li
     """The model with the adapter trainable on it, and what neither the base nor the adapter holds."""
     with warnings.catch_warnings():  # peft asks transformers in a way that is to go
         warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)
-        model = _peft(folder).PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+        try:
+            model = _peft(folder).PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+        except RuntimeError as error:
+            raise InputError(
+                f"{folder}: does not fit its base model: {_short(error)} Where a classifier has other classes than the base, save "
+                "the base once with them (num_labels) and give that."
+            ) from error
     kept = {name.removeprefix("base_model.model.") for name in open_checkpoint(folder)}
     return model, [name for name in lacking if name not in kept]
 

@@ -116,7 +116,7 @@ def transformers_squares(
         **asdict(wanted),
         "columns": dict(wanted.columns),
         "frozen": list(wanted.frozen),
-        "weights": _ends(loaded.folder),
+        "weights": ends_of(loaded.folder),
     }
     for same in ("reduction", "device", "labels", "batch_size", "seed", "data"):
         facts.pop(same)  # told by the pass itself, or of no consequence for its sums
@@ -192,7 +192,7 @@ def check_place(out: Path) -> None:
         raise FileError(f"{out}: its folder does not exist. Make it first, or check the path.")
 
 
-def _ends(folder: Path) -> str:
+def ends_of(folder: Path) -> str:
     """A name for the weights in a folder: their files' sizes and both ends."""
     total = hashlib.blake2b(digest_size=16)
     for file in sorted(folder.glob("*.safetensors")) if str(folder) != "." else []:

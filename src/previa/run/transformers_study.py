@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,9 +35,9 @@ from previa.run.rows import FUNCTION, rows_of
 from previa.run.scoring import Score, Scores
 from previa.run.square_pass import Task, examples_of
 from previa.run.text_scores import Scored, score_of, scored_alone
-from previa.run.tokens import Example
+from previa.run.tokens import Example, tokenizer_of
 from previa.run.transformers_model import ADAPTER, Loaded, import_transformers, load_model
-from previa.run.transformers_squares import DTYPES, freeze
+from previa.run.transformers_squares import DTYPES, ends_of, freeze
 from previa.run.transformers_tasks import auto_class, task_of
 from previa.study.file import Study
 from previa.study.settings import TaskSettings, TransformersSettings
@@ -78,6 +79,17 @@ class Folders:
     """module -> the version of its source, of those that losses and rows come from"""
     heads: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     """task -> its own values of parameters that are not shared, by name"""
+    no_start: tuple[str | None, str | None] = (None, None)
+    """why nothing can be trained here; why nothing can start from the model, but from a preview"""
+    kept: dict[str, Flat] = field(default_factory=dict, compare=False)
+    """the parameters of the tasks' checkpoints that were read"""
+
+    def check_start(self, *, from_preview: bool = False) -> None:
+        """Raise StudyError where no joint run can be made, from the model or from a preview."""
+        always, base = self.no_start
+        reason = always or (None if from_preview else base)
+        if reason is not None:
+            raise StudyError(f"finetune: {reason}")
 
     def parameters(self, path: Path, where: str) -> dict[str, Tensor]:
         """The parameters in a task's folder by the model's names; trainable and frozen, but not heads.
@@ -157,6 +169,7 @@ class Folders:
                 f"{where}: a {type(theirs.model).__name__}, but the study's model is a {type(self.loaded.model).__name__}. All "
                 "tasks must come from one base model."
             )
+        check_config(theirs.model.config, self.loaded.model.config, where, labels=not self.settings.heads)
         return theirs.model
 
 
@@ -169,7 +182,7 @@ def load_folders(study: Study) -> Ingredients:
     assert settings is not None
     auto = auto_class(settings.task_type)
     _check_start(study)
-    loaded = _model(study, settings, auto)
+    loaded, reason = _model(study, settings, auto)
     freeze(loaded.model, settings.frozen, "[transformers] frozen:")
     heads = _heads(study, settings, loaded, auto)
     tasks: dict[str, Task] = {}
@@ -183,7 +196,8 @@ def load_folders(study: Study) -> Ingredients:
     score: Score = scored_alone
     rows = [place for task in study.tasks for place in (task.data, task.train, task.test)]
     code = _code(settings.task_type, *rows)
-    folders = Folders(loaded, settings, auto, tasks, code, heads)
+    _check_words(study, settings, loaded)
+    folders = Folders(loaded, settings, auto, tasks, code, heads, _no_start(settings, reason))
     if heads:
         score = partial(_headed_score, folders, score)
         data = {name: (train, OfTask(name, test)) for name, (train, test) in data.items()}
@@ -229,11 +243,10 @@ def is_head(name: str, heads: Sequence[str]) -> bool:
     return any(name == head or name.startswith(f"{head}.") for head in heads)
 
 
-def _model(study: Study, settings: TransformersSettings, auto: str | None) -> Loaded:
-    """The live model: the base, or the adapter on it, as it was before any training.
+def _model(study: Study, settings: TransformersSettings, auto: str | None) -> tuple[Loaded, str | None]:
+    """The live model: the base, or the adapter on it, as it was before any training; and why nothing can start from it.
 
-    Where nothing starts from it, as all tasks bring checkpoints, the first of these instead: it has the head, the classes and
-    the adapter's settings, which a base may lack.
+    Where there is no such model, the first checkpoint instead: it has the head, the classes and the adapter's settings.
     """
     base = study.folder / study.model
     if not (base / "config.json").is_file():
@@ -242,22 +255,102 @@ def _model(study: Study, settings: TransformersSettings, auto: str | None) -> Lo
         )
     brought = [task.checkpoint for task in study.tasks if task.checkpoint is not None]
     trained = study.truth.steps > 0 or len(brought) < len(study.tasks)
+    read = partial(load_model, auto=auto, dtype=DTYPES[settings.dtype], device=settings.device)
     if settings.dtype != "fp32" and trained:
         raise StudyError(
             f"[transformers] dtype = {settings.dtype!r}: for previews of checkpoints only, since training here is in fp32. Leave "
             "dtype out, or set steps = 0 in [truth] and give every task its checkpoint."
         )
-    folder = settings.adapter or base
-    if not trained and "task_arithmetic" not in study.preview.methods:
-        folder = brought[0]
-    elif settings.adapter is None and any((path / ADAPTER).is_file() for path in brought):
-        raise StudyError(
-            "[transformers]: adapter is missing. Finetunings and task arithmetic start from the adapter as it was before any "
+    reason = None
+    if settings.adapter is not None:
+        return read(settings.adapter, base=base), None
+    if any((path / ADAPTER).is_file() for path in brought):
+        reason = (
+            "adapter is missing in [transformers]. Training and task arithmetic start from the adapter as it was before any "
             "training: save it with get_peft_model(...).save_pretrained(folder), train every task from it, and set adapter to "
             "that folder."
         )
-    dtype, is_adapter = DTYPES[settings.dtype], (folder / ADAPTER).is_file()
-    return load_model(folder, auto, base=base if is_adapter else None, dtype=dtype, device=settings.device)
+    else:
+        try:
+            loaded = read(base)
+            theirs = _config(brought[0]) if brought else loaded.model.config
+            if getattr(theirs, "num_labels", 0) == getattr(loaded.model.config, "num_labels", 0):
+                return loaded, None
+            reason = f"{base}: has another number of classes than the tasks' checkpoints."
+        except InputError as error:
+            if not brought:
+                raise
+            reason = str(error)
+    if trained or "task_arithmetic" in study.preview.methods:
+        raise StudyError(f"model in [study]: {reason}")
+    folder = brought[0]
+    return read(folder, base=base if (folder / ADAPTER).is_file() else None), reason
+
+
+def _config(folder: Path) -> Any:
+    return import_transformers().AutoConfig.from_pretrained(folder, local_files_only=True)
+
+
+OF_NO_CONSEQUENCE = re.compile(
+    "_name_or_path|architectures|dtype|torch_dtype|transformers_version|id2label|label2id|problem_type|.*drop.*|.*token_id|"
+    "use_cache|finetuning_task|task_specific_params|output_.*|return_.*|_.*|vocab_size|.*hidden_size|intermediate_size|.*layerdrop"
+)
+
+
+def check_config(found: Any, expected: Any, where: str, *, labels: bool = True) -> None:
+    """Raise ParamsError where two configurations of one class make other functions of the same weights.
+
+    Shapes are compared elsewhere. labels: whether the classes must have the same names, where they have any.
+    """
+    one, other = found.to_dict(), expected.to_dict()
+    for key in sorted(one.keys() & other.keys()):
+        if one[key] != other[key] and not OF_NO_CONSEQUENCE.fullmatch(key):
+            raise ParamsError(
+                f"{where}: its config.json says {key} = {one[key]!r}, but the study's model has {other[key]!r}: merged weights "
+                "would belong to neither. All tasks must come from one base model."
+            )
+    names = [dict(config.get("label2id") or {}) for config in (one, other)]
+    if (
+        labels
+        and names[0] != names[1]
+        and not any(all(str(n).startswith("LABEL_") for n in own) for own in names)
+    ):
+        raise ParamsError(
+            f"{where}: its classes are {names[0]}, but the study's model has {names[1]}: rows of merged classifiers would mean "
+            "different labels. Put the classifier's name into heads of [transformers], or use one order of labels."
+        )
+
+
+def _check_words(study: Study, settings: TransformersSettings, loaded: Loaded) -> None:
+    """Raise InputError where a task's tokenizer has another vocabulary than the one that is used for all."""
+    if settings.tokenizer is not None or settings.task_type == "image-classification":
+        return
+    mine: dict[str, int] | None = None
+    for task in study.tasks:
+        files = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
+        if task.checkpoint is None or not any((task.checkpoint / name).is_file() for name in files):
+            continue
+        if mine is None:
+            try:
+                mine = tokenizer_of(loaded, None, None).tokenizer.get_vocab()
+            except FileError:
+                return  # rows bring their tokens
+        found = tokenizer_of(loaded, task.checkpoint, None).tokenizer.get_vocab()
+        if found != mine:
+            raise InputError(
+                f"task {task.name!r}, {task.checkpoint}: its tokenizer has another vocabulary than that of {loaded.folder}: the "
+                "same numbers would mean other words. Train all tasks with one tokenizer, or say with tokenizer in [transformers] "
+                "which folder's is right."
+            )
+
+
+def _no_start(settings: TransformersSettings, reason: str | None) -> tuple[str | None, str | None]:
+    always = None
+    if settings.heads:
+        always = "with heads of their own, tasks are previewed, not trained here. Leave heads out of [transformers] to train."
+    elif settings.dtype != "fp32":
+        always = f"dtype = {settings.dtype!r} is for previews only. Leave it out of [transformers] to train."
+    return always, reason
 
 
 def _check_start(study: Study) -> None:
@@ -267,6 +360,13 @@ def _check_start(study: Study) -> None:
     if len(adapters) < 2:
         return
     check_same_factors(adapters)
+    base = study.folder / study.model
+    for where, adapter in adapters.items():
+        named = Path(str(adapter.config.get("base_model_name_or_path") or "."))
+        if (named / "config.json").is_file() and ends_of(named) != ends_of(base):
+            raise InputError(
+                f"{where}: its adapter was trained on {named}, whose weights are not those of the study's model, {base}."
+            )
     found = common_initialisation(adapters)
     if found.verdict == "unlikely":
         raise InputError(
@@ -281,6 +381,10 @@ def _heads(
     """Each task's own head, and the model's frozen. Raises StudyError where a head would have to be trained."""
     if not settings.heads:
         return {}
+    if (loaded.folder / ADAPTER).is_file():
+        raise StudyError(
+            "[transformers] heads: only of whole models; classifiers in an adapter are merged with it (modules_to_save)."
+        )
     own: dict[str, Parameter] = {
         name: p for name, p in loaded.model.named_parameters() if is_head(name, settings.heads)
     }
@@ -360,8 +464,7 @@ def _code(*references: str | None) -> dict[str, str]:
 
 def _with_config(loaded: Loaded, folder: Path) -> Loaded:
     """The same model, whose labels are those of another folder's configuration."""
-    config = import_transformers().AutoConfig.from_pretrained(folder, local_files_only=True)
-    return Loaded(_Configured(config), folder, loaded.base, loaded.in_files)
+    return Loaded(_Configured(_config(folder)), folder, loaded.base, loaded.in_files)
 
 
 class _Configured(Module):

@@ -159,7 +159,8 @@ def study_from_dict(table: Mapping[str, Any], *, folder: str | Path = ".", where
         raise StudyError(
             f"{where}, [[task]]: metric_weight is 0 for every task. One at least should be positive."
         )
-    if study.mixture.snapshots > study.finetune.steps:
+    trains = any(task.checkpoint is None for task in study.tasks)
+    if trains and study.mixture.snapshots > study.finetune.steps:
         raise StudyError(
             f"{where}, [mixture]: snapshots should be at most the steps of [finetune], {study.finetune.steps}. "
             f"Found {study.mixture.snapshots}."
