@@ -19,6 +19,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from previa.cli import main
 from previa.errors import FileError, InputError, ParamsError, PreviaError, StudyError
 from previa.io.adapter import merge_adapters
 from previa.io.merge_folders import merge_folders
@@ -510,3 +511,25 @@ def test_a_base_without_the_head_previews_and_starts_nothing(tmp_path):
     table["preview"]["methods"] = ["simple", "task_arithmetic"]
     with pytest.raises(StudyError, match="would be random"):
         load(study_from_dict(table, folder=tmp_path))
+
+
+def test_export_finds_the_training_rows_of_a_study_of_folders(tmp_path):
+    table = settings(tmp_path)
+    lines = [
+        '[study]\nname = "tiny"\nmodel = "base"\n[transformers]\ntask_type = "sequence-classification"\n'
+    ]
+    for task in table["task"]:
+        lines.append("[[task]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in task.items()))
+    (tmp_path / "study.toml").write_text("".join(lines), encoding="utf-8")
+    arguments = [
+        "export",
+        "--alpha",
+        "0.25,0.75",
+        "--to",
+        "datasets",
+        "--study",
+        str(tmp_path / "study.toml"),
+    ]
+    assert main([*arguments, "--average", "rows", "--out", str(tmp_path / "out"), "--quiet"]) == 0
+    lock = json.loads(next((tmp_path / "out").glob("*lock*")).read_text())
+    assert "a-train.jsonl" in json.dumps(lock)

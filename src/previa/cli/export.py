@@ -184,8 +184,9 @@ def _paths(data: Sequence[str], file: Path | None) -> tuple[dict[str, str], dict
         _known(name, study.names(), "--data")
     paths = {}
     for task in study.tasks:
-        beside = study.folder / str(task.data)
-        paths[task.name] = given.get(task.name, str(beside if beside.is_file() else task.data))
+        named = str(task.train or task.data)
+        beside = study.folder / named
+        paths[task.name] = given.get(task.name, str(beside if beside.is_file() else named))
     return paths, {"convention": study.convention, "seed": study.seed}
 
 

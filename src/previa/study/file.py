@@ -92,7 +92,7 @@ class Study:
         facts: dict[str, Any] = {"name": task.name, "data": task.data}
         facts |= {"checkpoint": self._short(task.checkpoint), "posterior": self._short(task.posterior)}
         if self.transformers is not None:
-            facts |= {k: getattr(task, k) for k in ROWS}
+            facts |= {k: v for k in ROWS if (v := getattr(task, k)) is not None}
         return facts
 
     def _short(self, at: Path | None) -> str | None:
