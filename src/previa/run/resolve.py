@@ -24,7 +24,7 @@ from previa.run.scoring import Score, Scorer, accuracy, describe, scorer
 from previa.study.file import Study
 
 if TYPE_CHECKING:
-    from previa.run.transformers_study import Folders
+    from previa.run.folders import Folders
 
 RECALIBRATION_ROWS = 512  # examples of each task's training data that bring running statistics up to date
 
