@@ -76,7 +76,7 @@ def test_checkpoints_with_posteriors_are_previewed_without_any_training(tmp_path
     study = write_study(tmp_path, preview={"methods": methods}, truth={"steps": 0}, **own)
     assert main(["run", str(study), *ALONE]) == 0
     said = capsys.readouterr()
-    assert "finetune each task: 3 of 3" in said.err  # squared gradients, at the checkpoints
+    assert "squared gradients: 3 of 3" in said.err  # at the checkpoints
     assert "joint" not in said.err
     out = tmp_path / "out"
     assert not [path.name for path in out.rglob("*") if path.name.startswith(("ivon", "adamw", "model"))]
