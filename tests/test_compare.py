@@ -191,6 +191,16 @@ def test_scores_that_differ_by_rounding_alone_tie():
     np.testing.assert_array_equal(quality.ranks(x), [2.5, 2.5, 1])
 
 
+def test_a_tie_that_only_rounding_breaks_costs_no_regret():
+    truth = S.copy()
+    truth[5], truth[8] = 1.0 - 2e-16, np.nextafter(1.0, 2)  # with row 7 three that tie; uniform, row 5, is picked
+    q = judged(preview(both(truth)), preview(both(truth))).methods["m"]
+    assert q.regret_at_1 == q.regret_at_k == 0
+    other = P.copy()
+    other[8] = 2.0  # the preview's pick is above the tie's winner by the last bit
+    assert judged(preview(both(truth)), preview(both(other))).methods["m"].regret_at_1 == 0
+
+
 def test_the_best_tenth_is_counted_to_the_nearest_and_never_empty():
     sizes = [len(quality.top(np.arange(n), 0.1)) for n in (3, 14, 15, 66, 231)]
     assert sizes == [1, 1, 2, 7, 23]

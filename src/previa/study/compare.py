@@ -171,8 +171,8 @@ def _quality(
     off = p - s
     return Quality(
         pick=_alpha(alphas[order[0]]),
-        regret_at_1=float(s[best[0]] - s[order[0]]),
-        regret_at_k=float(s[best[0]] - s[order[:K]].max()),
+        regret_at_1=max(0.0, float(s[best[0]] - s[order[0]])),  # ties differ in the last bit
+        regret_at_k=max(0.0, float(s[best[0]] - s[order[:K]].max())),
         regret_noise=shared.regret_noise(int(best[0])),
         gain_over_uniform=gains[0][0],
         gain_over_uniform_interval=gains[0][1],
