@@ -193,7 +193,7 @@ def test_scores_that_differ_by_rounding_alone_tie():
 
 def test_a_tie_that_only_rounding_breaks_costs_no_regret():
     truth = S.copy()
-    truth[5], truth[8] = 1.0 - 2e-16, np.nextafter(1.0, 2)  # with row 7 three that tie; uniform, row 5, is picked
+    truth[5], truth[8] = 1.0 - 2e-16, np.nextafter(1.0, 2)  # three tie; row 5 is picked
     q = judged(preview(both(truth)), preview(both(truth))).methods["m"]
     assert q.regret_at_1 == q.regret_at_k == 0
     other = P.copy()
