@@ -2,9 +2,8 @@
 
 import ctypes
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from _shared import data, images
+from _workers import here
 from resnet20 import build
 from torch import Tensor
 from torch.nn import Module
@@ -37,7 +37,6 @@ from previa import (
 from previa.fit.kronecker_factors import kronecker_factors
 from previa.run.draws import generator
 from previa.run.evaluate import Evaluation
-from previa.run.executors import map_processes
 from previa.run.finetune import Finetuned, class_loss
 from previa.run.live import live, recalibrated
 
@@ -230,7 +229,7 @@ def train(bench: Bench, alpha: tuple[float, ...], recipe: Recipe, seed: int) -> 
 
 def finetune_task(item: tuple[str, int]) -> tuple[float, float]:
     """In a worker: one task's run by one seed, a posterior file after each of the kept steps; seconds, memory."""
-    (task, seed), bench = item, _here[0]
+    (task, seed), bench = item, here()
     s, alpha = bench.settings, tuple(float(task == t) for t in TASKS)
     recipe = bench.recipe(s.steps[-1], s.tune_samples, s.steps)
     found = train(bench, alpha, recipe, 1000 * bench.seed + seed)
@@ -246,7 +245,7 @@ def joint_run(item: tuple[tuple[float, ...], int]) -> tuple[dict[str, Any], dict
     item: alpha and which repetition it is, 0 for the truth's own.
     """
     alpha, repeat = item
-    bench, s = _here[0], _here[0].settings
+    bench, s = here(), here().settings
     found = train(
         bench, alpha, bench.recipe(s.joint_steps, s.joint_samples), 1000 * bench.seed + JOINT_SEED - repeat
     )
@@ -265,7 +264,7 @@ def joint_run(item: tuple[tuple[float, ...], int]) -> tuple[dict[str, Any], dict
 
 def square_gradients(item: tuple[str, str]) -> None:
     """In a worker: squared gradients, or Kronecker factors, at the mean of a task's first run, recalibrated; one file."""
-    (task, mode), bench = item, _here[0]
+    (task, mode), bench = item, here()
     s, model = bench.settings, bench.model()
     x, y = (part[: s.fisher].to(bench.device) for part in bench.parts()[task])
     labels = {"given": Given(class_loss), "expected": Expected(logits)}
@@ -297,26 +296,6 @@ def read_factors(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
 def logits(model: Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     """The ten logits of each image."""
     return model(batch[0])
-
-
-def in_workers(name: str, function: Callable, items: list, bench: Bench, workers: int) -> Iterator[tuple]:
-    """(item, value) as they come, in workers, with the time left; ends the program where one fails."""
-    started, total = time.perf_counter(), len(items)
-    with closing(map_processes(function, items, min(workers, total or 1), adopt, (bench,))) as outcomes:
-        for done, outcome in enumerate(outcomes, 1):
-            if outcome.failure is not None:
-                raise SystemExit(f"{name} {outcome.item}: {outcome.failure}")
-            left = (time.perf_counter() - started) / done * (total - done)
-            print(f"{name}: {done} of {total}, {left:.0f} s left", flush=True)
-            yield outcome.item, outcome.value
-
-
-_here: list[Bench] = []  # of a worker process
-
-
-def adopt(bench: Bench) -> None:
-    """Make this process a worker of the bench."""
-    _here[:] = [bench]
 
 
 def keep_memory() -> None:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from _sentiment_bench import Bench, Run, first
 from _sentiment_data import TASKS, Batch
+from _workers import here
 from torch import Tensor
 from torch.nn import Module
 from torch.nn.functional import cross_entropy
@@ -26,7 +26,6 @@ from previa import (  # fmt: skip
 )
 from previa.run.accelerate_loop import accelerator_of, finetune_accelerated
 from previa.run.accelerate_step import Loop
-from previa.run.executors import map_processes
 from previa.run.joint_data import Mixture
 from previa.run.live import live
 
@@ -123,7 +122,7 @@ def collate(rows: list[Batch]) -> Batch:
 
 def finetune_task(run: Run) -> dict[str, float]:
     """In a worker: a task's own run and what is measured at its end; the seconds of each."""
-    bench, (task, k) = _here[0], run
+    bench, (task, k) = here(), run
     s, t = bench.settings, TASKS.index(task)
     steps = s.steps(s.own_epochs[t], len(bench.data()[task][0]["labels"]))
     corner = tuple(float(task == other) for other in TASKS)
@@ -135,7 +134,7 @@ def finetune_task(run: Run) -> dict[str, float]:
 
 def measure_base(run: Run) -> dict[str, float]:
     """In a worker: squared gradients of IMDB at the base, the prior of Daheim et al. 2024; seconds."""
-    bench = _here[0]
+    bench = here()
     model = bench.model()
     return measure(bench, run, Flat.of({n: p.detach() for n, p in model.named_parameters()}))
 
@@ -164,7 +163,7 @@ def measure(bench: Bench, run: Run, params: Flat) -> dict[str, float]:
 
 def joint_run(job: tuple[tuple[float, ...], int]) -> tuple[dict[str, np.ndarray], float]:
     """In a worker: the scores of joint run number k at alpha, 0 being the truth; seconds."""
-    bench, (alpha, k) = _here[0], job
+    bench, (alpha, k) = here(), job
     s, data = bench.settings, bench.data()
     steps = s.steps(s.joint_epochs, sum(len(data[task][0]["labels"]) for task in TASKS))
     params, seconds = tune(bench, alpha, steps, bench.seed + JOINT_SEED + 1000 * k)
@@ -173,24 +172,3 @@ def joint_run(job: tuple[tuple[float, ...], int]) -> tuple[dict[str, np.ndarray]
         place(params.vector)
         scores = {task: values.numpy() for task, values in scorer(bench)(model).items()}
     return scores, seconds
-
-
-def in_workers(name: str, function: Any, items: list, bench: Bench, workers: int) -> Iterator[tuple]:
-    """(item, value) as they come, with the time left; ends the program where one fails."""
-    started, total = time.perf_counter(), len(items)
-    with closing(map_processes(function, items, min(workers, total or 1), adopt, (bench,))) as outcomes:
-        for done, outcome in enumerate(outcomes, 1):
-            if outcome.failure is not None:
-                raise SystemExit(f"{name} {outcome.item}: {outcome.failure}")
-            left = (time.perf_counter() - started) / done * (total - done)
-            print(f"{name}: {done} of {total}, {left:.0f} s left", flush=True)
-            yield outcome.item, outcome.value
-
-
-_here: list[Bench] = []  # of a worker process
-
-
-def adopt(bench: Bench) -> None:
-    """Make this process a worker of the bench."""
-    torch.set_num_threads(1)
-    _here[:] = [bench]

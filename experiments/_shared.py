@@ -30,6 +30,15 @@ from previa.study.store import Store
 ROOT = Path(__file__).resolve().parent.parent
 SCALES = ("tiny", "small", "paper")
 
+# of the studies by squared gradients (ADAMW-SG): the columns of their pictures, and the paper's name for two of them
+COLUMNS = (
+    ("joint", "joint finetuning"),
+    ("simple", "simple averaging"),
+    ("squared_gradients", "squared gradients"),
+    ("regmean", "RegMean"),
+)
+ROLES = {"simple": "simple", "hessian": "squared_gradients"}
+
 
 @dataclass(frozen=True)
 class Options:

@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from _translation_text import TASKS, Row, Settings, collate, sentences, tokenised, train_tokenizer
+from _workers import here
 from torch import Tensor
 from torch.nn import Module
 from torch.nn.functional import cross_entropy
@@ -31,7 +32,6 @@ from previa import (  # fmt: skip
 )
 from previa.run.accelerate_loop import Trained, accelerator_of, finetune_accelerated
 from previa.run.accelerate_step import Loop
-from previa.run.executors import map_processes
 from previa.run.generation import bleu_items
 from previa.run.joint_data import Mixture
 from previa.run.live import trainable
@@ -177,7 +177,7 @@ def train(bench: Bench, alpha: Sequence[float], kind: str, seed: int) -> tuple[M
 
 def finetune_task(item: tuple[str, str]) -> dict[str, float]:
     """In a worker: a task's own run by IVON or AdamW, and squared gradients at its end; what they took."""
-    (kind, task), bench = item, _here[0]
+    (kind, task), bench = item, here()
     s = bench.settings
     model, found = train(bench, [float(task == t) for t in TASKS], kind, bench.seed)
     facts = {"seconds": found.seconds, "loss": float(found.losses[-50:].mean())}
@@ -213,7 +213,7 @@ def own_params(model: Module) -> Flat:
 
 def joint_run(item: tuple[tuple[float, ...], str]) -> tuple[dict[str, Any], dict[str, Any], float]:
     """In a worker: a joint run's BLEU and log-likelihoods, sentence by sentence; its seconds. Its parameters are kept."""
-    (alpha, kind), bench = item, _here[0]
+    (alpha, kind), bench = item, here()
     model, found = train(bench, alpha, kind, bench.seed + JOINT_SEED)
     save_checkpoint(bench.file(kind, f"joint-{alpha[0]:.2f}"), own_params(model))
     model.eval()
@@ -289,27 +289,6 @@ def translations(bench: Bench, model: Module, task: str) -> list[str]:
         texts = reader.batch_decode(made[:, longest:], skip_special_tokens=True)
         found |= dict(zip(chosen, (text.strip() for text in texts), strict=True))
     return [found[i] for i in range(len(part))]
-
-
-def in_workers(name: str, function: Any, items: list, bench: Bench, workers: int) -> Iterator[tuple]:
-    """(item, value) as they come, with the time left; ends the program where one fails."""
-    started, total = time.perf_counter(), len(items)
-    with closing(map_processes(function, items, min(workers, total or 1), adopt, (bench,))) as outcomes:
-        for done, outcome in enumerate(outcomes, 1):
-            if outcome.failure is not None:
-                raise SystemExit(f"{name} {outcome.item}: {outcome.failure}")
-            left = (time.perf_counter() - started) / done * (total - done)
-            print(f"{name}: {done} of {total}, {left:.0f} s left", flush=True)
-            yield outcome.item, outcome.value
-
-
-_here: list[Bench] = []  # of a worker process
-
-
-def adopt(bench: Bench) -> None:
-    """Make this process a worker of the bench."""
-    torch.set_num_threads(1)
-    _here[:] = [bench]
 
 
 def told(what: str, done: int, total: int) -> None:

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from _shared import data, images
+from _workers import here
 from torch import Tensor
 from torch.nn import Module
 from torch.nn.functional import avg_pool2d, cross_entropy, linear
@@ -27,7 +27,6 @@ from previa import (
     squared_gradients,
 )
 from previa.run.draws import Draws, Source, generator
-from previa.run.executors import map_processes
 from previa.run.live import live, trainable
 
 FILES = {
@@ -331,7 +330,7 @@ def scorer(bench: Bench) -> Any:
 
 def finetune_task(task: str) -> tuple[float, float, float]:
     """In a worker: a task's own run, its squared gradients and its layers' inputs; the seconds of each."""
-    bench = _here[0]
+    bench = here()
     found, trained = train(bench, tuple(float(task == t) for t in bench.tasks), bench.seed)
     model, (x, y) = bench.model().eval(), bench.pictures()[task][0]
     part, seconds = (x[: bench.settings.measured], y[: bench.settings.measured]), [trained]
@@ -351,30 +350,9 @@ def finetune_task(task: str) -> tuple[float, float, float]:
 
 def joint_run(alpha: tuple[float, ...]) -> tuple[dict[str, np.ndarray], float]:
     """In a worker: a joint run's scores; seconds. Its seed is of its own, so that it shares no order with a task's run."""
-    bench = _here[0]
+    bench = here()
     found, seconds = train(bench, alpha, bench.seed + 999)
     model = bench.model().eval()
     with live(model, found.layout) as place, torch.no_grad():
         place(found.vector.to(bench.device))
         return {task: values.numpy() for task, values in scorer(bench)(model).items()}, seconds
-
-
-def in_workers(name: str, function: Any, items: list, bench: Bench, workers: int) -> Iterator[tuple]:
-    """(item, value) as they come, with the time left; ends the program where one fails."""
-    started, total = time.perf_counter(), len(items)
-    with closing(map_processes(function, items, min(workers, total or 1), adopt, (bench,))) as outcomes:
-        for done, outcome in enumerate(outcomes, 1):
-            if outcome.failure is not None:
-                raise SystemExit(f"{name} {outcome.item}: {outcome.failure}")
-            left = (time.perf_counter() - started) / done * (total - done)
-            print(f"{name}: {done} of {total}, {left:.0f} s left", flush=True)
-            yield outcome.item, outcome.value
-
-
-_here: list[Bench] = []  # of a worker process
-
-
-def adopt(bench: Bench) -> None:
-    """Make this process a worker of the bench."""
-    torch.set_num_threads(1)
-    _here[:] = [bench]

@@ -16,7 +16,6 @@ from _cifar import (
     Bench,
     Settings,
     finetune_task,
-    in_workers,
     joint_run,
     judge,
     keep_memory,
@@ -26,6 +25,7 @@ from _cifar import (
     square_gradients,
 )  # fmt: skip
 from _shared import Options, finish, open_store, options, weightings
+from _workers import in_workers
 from torch import Tensor
 
 from previa import Diagonal, Isotropic, Mixture, Modes, StudentT, damped, modes, open_checkpoint, sweep

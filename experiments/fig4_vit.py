@@ -9,17 +9,17 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import torch
-from _shared import Options, finish, open_store, options, weightings
+from _shared import COLUMNS, ROLES, Options, finish, open_store, options, weightings
 from _vit import (
     Bench,
     Settings,
     finetune_task,
     fit_heads,
-    in_workers,
     joint_run,
     pretrain,
     scorer,
 )
+from _workers import in_workers
 from torch import Tensor
 
 from previa import Diagonal, Isotropic, Modes, damped, modes, open_checkpoint, sweep
@@ -43,13 +43,6 @@ STUDIES = {
 EPOCHS = {"fig4_eurosat_cars_sun397": 35.0}  # of the paper's second set of tasks
 PRIORS = (10.0, 1.0, 0.1, 0.01)  # of squared gradients, relative to each tensor's own scale
 CHOSEN = 0.1  # as in figures 5 and 6
-COLUMNS = (
-    ("joint", "joint finetuning"),
-    ("simple", "simple averaging"),
-    ("squared_gradients", "squared gradients"),
-    ("regmean", "RegMean"),
-)
-ROLES = {"simple": "simple", "hessian": "squared_gradients"}
 Method = Callable[[Tensor], Modes]
 
 

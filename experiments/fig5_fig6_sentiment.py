@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _sentiment import finetune_task, in_workers, joint_run, measure_base, pretrain, scorer
+from _sentiment import finetune_task, joint_run, measure_base, pretrain, scorer
 from _sentiment_bench import Bench, Settings, keep_features
 from _sentiment_data import TASKS
 from _sentiment_methods import PRIOR, mean, methods
-from _shared import Options, data, finish, open_store, options, weightings
+from _shared import COLUMNS, ROLES, Options, data, finish, open_store, options, weightings
+from _workers import in_workers
 from torch import Tensor
 
 from previa import sweep
@@ -31,13 +32,6 @@ from previa.study.store import Store
 
 NAME = "fig6_sentiment"
 REPEATS = 4  # of joint runs with other seeds, at the best weighting, at uniform weights and where the paper's methods point
-COLUMNS = (
-    ("joint", "joint finetuning"),
-    ("simple", "simple averaging"),
-    ("squared_gradients", "squared gradients"),
-    ("regmean", "RegMean"),
-)
-ROLES = {"simple": "simple", "hessian": "squared_gradients"}
 
 
 def scales(folder: str) -> dict[str, Settings]:

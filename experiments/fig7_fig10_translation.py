@@ -21,12 +21,12 @@ from _translation import (
     Bench,
     Scorer,
     finetune_task,
-    in_workers,
     joint_run,
     pretrain,
 )  # fmt: skip
 from _translation_figure import draw
 from _translation_text import TASKS, Settings, sentences
+from _workers import in_workers
 from torch import Tensor
 
 from previa import Diagonal, Flat, Isotropic, Modes, damped, modes, open_checkpoint, sweep

@@ -201,7 +201,7 @@ SUMMED: dict[str, tuple[Change, type[PreviaError], str]] = {
 }
 
 
-def said(study: Study, product: bool, error: type[PreviaError], message: str) -> None:
+def assert_said(study: Study, product: bool, error: type[PreviaError], message: str) -> None:
     before = sorted(study.folder.rglob("*"))
     with pytest.raises(error, match=message):
         study.merge(product=product)
@@ -213,14 +213,14 @@ def said(study: Study, product: bool, error: type[PreviaError], message: str) ->
 def test_what_never_fits_is_said(case: str, product: bool, study: Study) -> None:
     change, error, message = BOTH[case]
     change(study)
-    said(study, product, error, message)
+    assert_said(study, product, error, message)
 
 
 @pytest.mark.parametrize("case", AVERAGED)
 def test_what_cannot_be_averaged_is_said_and_can_be_summed(case: str, study: Study) -> None:
     change, error, message = AVERAGED[case]
     change(study)
-    said(study, False, error, message)
+    assert_said(study, False, error, message)
     assert_close(study.deltas(study.merge(product=True)), study.sum(), 1e-6)
 
 
@@ -228,7 +228,7 @@ def test_what_cannot_be_averaged_is_said_and_can_be_summed(case: str, study: Stu
 def test_what_cannot_be_summed_is_said(case: str, study: Study) -> None:
     change, error, message = SUMMED[case]
     change(study)
-    said(study, True, error, message)
+    assert_said(study, True, error, message)
 
 
 def test_a_convolution_in_groups_is_averaged_and_not_summed(tmp_path: Path) -> None:

@@ -259,7 +259,11 @@ def test_translations_train(tmp_path):
         writer.writerows(rows)
     reading = Reading(task_type="seq2seq", columns={"source": "de", "target": "en"}, per_token=True)
     run(tmp_path / "t5", {"de": str(file)}, (1,), recipe(), tmp_path / "out", reading)
-    transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out")
+    made = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out").state_dict()
+    before = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "t5").state_dict()
+    assert made.keys() == before.keys()
+    assert all(bool(value.isfinite().all()) for value in made.values())
+    assert any(not torch.equal(made[name], before[name]) for name in made)
 
 
 def pictures(folder, shade):

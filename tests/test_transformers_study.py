@@ -30,6 +30,7 @@ from previa.run.joint import finetune_at, truth
 from previa.run.pipeline import preview
 from previa.run.precision_file import Prior
 from previa.run.resolve import load
+from previa.run.text_scores import accuracy
 from previa.run.transformers_squares import Wanted, transformers_squares
 from previa.run.work import opened
 from previa.study.file import study_from_dict
@@ -259,7 +260,7 @@ def test_heads_of_their_own_are_each_task_s_and_are_not_merged(tmp_path):
         corner = found["simple"].scores[int(found["simple"].alphas[:, t].argmax()), t]
         model = AutoModelForSequenceClassification.from_pretrained(tmp_path / name).eval()
         with torch.no_grad():
-            expected = ingredients.score.args[1](model, ingredients.data[name][1].test)
+            expected = accuracy(model, ingredients.data[name][1].test)
         assert corner == pytest.approx(float(expected.mean()))
 
 
@@ -273,7 +274,11 @@ def test_heads_of_their_own_are_each_task_s_and_are_not_merged(tmp_path):
         (lambda t: t["task"][0].update(data="m:f"), StudyError, "'a': give train"),
         (lambda t: t["task"][0].update(train="no.jsonl"), FileError, "no.jsonl: does not exist"),
         (lambda t: t["task"][0].update(columns={"text": "words"}), InputError, "'a'.*words"),
-        (lambda t: t["transformers"].update(task_type="tagging"), StudyError, "task_type should be one of"),
+        (
+            lambda t: t["transformers"].update(task_type="tagging"),
+            StudyError,
+            "task_type should be a function .*, or one of",
+        ),
         (lambda t: t["transformers"].update(frozen=["zz"]), InputError, "frozen: 'zz': matches no parameter"),
         (lambda t: t["transformers"].update(heads=["head"]), StudyError, "heads: 'head' begins no name"),
         (

@@ -37,7 +37,7 @@ def bench(scripts, tmp_path_factory):
     made = runs.Bench(script.SCALES["tiny"], tmp_path_factory.mktemp("translation"), "cpu", 0)
     (made.out / "runs").mkdir()
     runs.pretrain(made)
-    runs.adopt(made)
+    importlib.import_module("_workers").adopt(made)
     return made
 
 
@@ -219,7 +219,7 @@ def facts(name):
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def agree(cell, value):
+def assert_agree(cell, value):
     """To the digits that are written."""
     assert float(cell) == pytest.approx(value, abs=0.50001 * 10.0 ** -len(cell.split(".")[1]))
 
@@ -237,9 +237,9 @@ def test_the_pages_errors_in_bleu_are_those_of_its_json():
         ("regret@1", "regret_at_1"),
     ):
         for cell, q in zip(rows[label], columns, strict=True):
-            agree(cell, q[key])
+            assert_agree(cell, q[key])
     for cell, q in zip(rows["share of averaging's MSE"][1:], columns[1:], strict=True):
-        agree(cell, q["mse"] / columns[0]["mse"])
+        assert_agree(cell, q["mse"] / columns[0]["mse"])
 
 
 def test_the_pages_shares_by_likelihood_and_beyond_the_paper_are_those_of_its_json():
@@ -259,16 +259,16 @@ def test_the_pages_shares_by_likelihood_and_beyond_the_paper_are_those_of_its_js
     )
     shares, ranks, regrets = (row[1:] for row in table("log-likelihood a token"))
     for i, name in enumerate(names):
-        agree(ranks[i], likely[name]["spearman"])
-        agree(regrets[i], likely[name]["regret_at_1"])
+        assert_agree(ranks[i], likely[name]["spearman"])
+        assert_agree(regrets[i], likely[name]["regret_at_1"])
         if i:
-            agree(shares[i], share(likely, name))
+            assert_agree(shares[i], share(likely, name))
     beyond = [
         (study, name) for name in ("product", "simple_warped", "ivon_hessian_by_rank", "ivon_hessian_warped")
     ]
     beyond += [(adamw, name) for name in ("squared_gradients", "squared_gradients_prior_0.1", "product")]
     for (of, name), cells in zip(beyond, table("method"), strict=True):
-        agree(cells[1], share(of["methods"], name))
-        agree(cells[2], share(of["extra"]["likelihood"]["methods"], name))
-        agree(cells[3], of["methods"][name]["spearman"])
-        agree(cells[4], of["methods"][name]["regret_at_1"])
+        assert_agree(cells[1], share(of["methods"], name))
+        assert_agree(cells[2], share(of["extra"]["likelihood"]["methods"], name))
+        assert_agree(cells[3], of["methods"][name]["spearman"])
+        assert_agree(cells[4], of["methods"][name]["regret_at_1"])

@@ -39,7 +39,9 @@ def test_every_job_is_done_once_and_few_are_drawn_ahead(threads: int) -> None:
 def test_two_jobs_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "processors", lambda: 2)
     meeting = threading.Barrier(2)  # breaks, and so raises, where one job is never beside another
-    side_by_side(lambda _: meeting.wait(timeout=30), range(4))
+    places: list[int] = []
+    side_by_side(lambda _: places.append(meeting.wait(timeout=30)), range(4))
+    assert sorted(places) == [0, 0, 1, 1]
 
 
 def test_torch_has_one_thread_inside_and_as_many_as_before_outside(threads: int) -> None:

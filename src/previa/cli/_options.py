@@ -57,8 +57,9 @@ def _unit(study: Any) -> str:
     """What a score is called on axes and in tables."""
     if study.transformers is None:
         return "accuracy" if study.score is None else "score"
-    texts = study.transformers.task_type in ("causal-lm", "seq2seq")
-    usual = study.score or ("log-likelihood" if texts else "accuracy")
+    from previa.run.text_scores import usual_score
+
+    usual = study.score or usual_score(study.transformers.task_type) or ":"
     names = {task.score or usual for task in study.tasks}
     name = names.pop() if len(names) == 1 else ":"
     shown = {"log-likelihood": "log-likelihood per token", "bleu": "BLEU", "chrf": "chrF"}
@@ -72,15 +73,21 @@ def cores() -> int:
 
 def alpha_of(text: str, tasks: Sequence[str]) -> Any:
     """The weights of these tasks. Raises AlphaError where they are no point of the simplex."""
-    from previa.errors import AlphaError
     from previa.study.simplex import check_alphas
+
+    return check_alphas(weights_of(text, tasks), len(tasks), where="--alpha")
+
+
+def weights_of(text: str, tasks: Sequence[str]) -> list[float]:
+    """One number for each of these tasks, whatever they sum to. Raises AlphaError for more or fewer."""
+    from previa.errors import AlphaError
 
     found = numbers(text)
     if len(found) != len(tasks):
         raise AlphaError(
             f"--alpha {text}: {len(found)} weights; expected {len(tasks)}, one for each of {', '.join(tasks)}."
         )
-    return check_alphas(found, len(tasks), where="--alpha")
+    return found
 
 
 def check_writable(file: Path | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from previa.cli._options import numbers, paths
+from previa.cli._options import paths, weights_of
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 AUTO = "auto"
@@ -111,7 +111,7 @@ def merge(
     from previa.io.merging import Sources
 
     given = paths("--task", tasks)
-    rows = [numbers(text) for text in alphas]
+    rows = [weights_of(text, list(given)) for text in alphas]
     outs = out_paths(out, list(given), rows)
     files = paths("--precision", precisions) if precisions else None
     kind = getattr(torch, dtype) if dtype else None

@@ -138,6 +138,7 @@ def block_system(entries: Tensor, members: Sequence[Block | Tensor]) -> System:
     diagonals = torch.stack([q.diagonal() if isinstance(q, Block) else q for q in members])
 
     def at(weights: Tensor) -> tuple[Map, Map]:
+        """(the product with sum_t w_t H_t, a preconditioner for it) at weights [A, T]."""
         w, delta = weights[:, own], weights @ shift
         times = partial(_sum, w, As, Bs, delta)
         left, right, good = _inverses(w, As, Bs, delta.mean(-1))

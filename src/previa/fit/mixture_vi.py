@@ -16,7 +16,7 @@ from previa.fit.derivatives import Derivatives, chunks, evaluated
 from previa.fit.von import Watch, check_generator, check_settings, normal, stepped
 
 GOLDEN = (math.sqrt(5) - 1) / 2  # steps of this length modulo 1 visit all parts of [0, 1) as evenly as can be
-NEGLIGIBLE = 1e-16  # a responsibility below it changes no sum in float64
+NEGLIGIBLE = 1e-16  # of a responsibility, where all of them sum to 1: below it none changes a sum in float64
 
 
 def mixture_vi(

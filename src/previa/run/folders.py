@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-import torch
 from torch import Generator, Tensor
-from torch.nn import Module, Parameter
+from torch.nn import Module
 
 from previa.core.diagonal import Diagonal
 from previa.core.params import Flat, Params
@@ -22,9 +21,9 @@ from previa.io.adapter_match import check_same_factors, check_settings
 from previa.io.carry import Carried, carry, find_carried
 from previa.io.checkpoint import open_checkpoint
 from previa.io.folder import folder_beside
-from previa.run.ivon_checkpoint import in_file, posterior_for_model
+from previa.run.ivon_checkpoint import in_file, names_in_adapter, posterior_for_model
+from previa.run.live import headed
 from previa.run.one_base import check_config
-from previa.run.scoring import Score, Scores
 from previa.run.square_pass import Task
 from previa.run.transformers_model import ADAPTER, Loaded, load_model
 from previa.study.settings import TransformersSettings
@@ -116,10 +115,8 @@ class Folders:
         both = {"the study's adapter": open_adapter(self.loaded.folder), where: open_adapter(path)}
         check_settings(both)
         check_same_factors(both)
-        trained = {name: p for name, p in self.loaded.model.named_parameters() if p.requires_grad}
-        files = _names(self.loaded.model, trained)
         found = open_checkpoint(path, finite=True)
-        return {name: found[file] for name, file in files.items()}
+        return {name: found[file] for name, file in names_in_adapter(self.loaded.model).items()}
 
     def _same_kind(self, path: Path, where: str) -> Module:
         if (path / ADAPTER).is_file():
@@ -137,46 +134,6 @@ class Folders:
         return theirs.model
 
 
-@final
-@dataclass(frozen=True)
-class OfTask:
-    """Test data that says whose it is, for a score that needs the task's own head."""
-
-    task: str
-    test: Any
-
-    def digest(self) -> str:
-        """The test data's."""
-        return str(self.test.digest())
-
-
-def headed_score(folders: Folders, score: Score, model: Module, test: OfTask) -> Scores:
-    with headed(model, folders.heads[test.task]):
-        return score(model, test.test)
-
-
-@contextmanager
-def headed(model: Module, head: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside, these parameters have these values, which may be of another shape."""
-    named = dict(model.named_parameters(remove_duplicate=False)) if head else {}
-    own = [(named[name], named[name].data) for name in head]
-    try:
-        for name, value in head.items():
-            named[name].data = value.to(named[name])
-        yield
-    finally:
-        for parameter, data in own:
-            parameter.data = data
-
-
 def is_head(name: str, heads: Sequence[str]) -> bool:
     """Whether a parameter's name is one of these, or begins with one at a dot."""
     return any(name == head or name.startswith(f"{head}.") for head in heads)
-
-
-def _names(model: Module, trained: Mapping[str, Parameter]) -> dict[str, str]:
-    """model's name -> file's, of an adapter."""
-    marks = {name: torch.empty(0) for name in trained}
-    renamed = in_file(model)(marks)
-    back = {id(mark): name for name, mark in marks.items()}
-    return {back[id(mark)]: file for file, mark in renamed.items()}

@@ -58,6 +58,7 @@ def generated(model: Any, test: HeldOut, causal: bool, max_new_tokens: int) -> l
     )  # fmt: skip
 
     def of(numbers: Sequence[int], device: torch.device) -> list[str]:
+        """The texts of these examples: prompts padded on the left, sources on the right."""
         prompts = [prompt_of(test, n, causal) for n in numbers]
         longest = max(map(len, prompts))
         gaps = [longest - len(p) for p in prompts]

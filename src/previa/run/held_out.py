@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -12,10 +12,9 @@ from torch.nn import Module
 
 from previa.data.files import Rows
 from previa.errors import InputError
-from previa.fit.batches import map_tensors
 from previa.run.records import digest_of
-from previa.run.square_pass import Task
-from previa.run.tokens import Example
+from previa.run.square_pass import Task, drawn
+from previa.run.tokens import Example, to_model
 
 TOKENS, PICTURES = 4096, 64  # of one batch, with its padding
 
@@ -57,12 +56,9 @@ def held_out(
     rows: Rows, task: Task, *, at_most: int | None = None, seed: int = 0, where: str = ""
 ) -> HeldOut:
     """The examples of all rows, or of ``at_most`` drawn by the seed. Raises InputError, beginning with ``where``."""
-    numbers = torch.arange(len(rows))
-    if at_most is not None and at_most < len(rows):
-        draw = torch.Generator().manual_seed(seed)
-        numbers = torch.randperm(len(rows), generator=draw)[:at_most].sort().values
+    numbers = drawn(len(rows), at_most, seed)
     start = f"{where}, " if where else ""
-    chosen = [(rows[n], task.example(rows[n], f"{start}row {n + 1}")) for n in numbers.tolist()]
+    chosen = [(rows[n], task.example(rows[n], f"{start}row {n + 1}")) for n in numbers]
     usable = [(row, example) for row, example in chosen if example is not None]
     if not usable:
         raise InputError(
@@ -113,13 +109,7 @@ def values_of(
 def moved(batch: Any, model: Module) -> Any:
     """A batch on the model's device, its floats but labels in the model's precision."""
     like = next(model.parameters())
-    move = map_tensors(lambda t: t.to(like.device), batch)
-    if isinstance(move, Mapping):
-        return {
-            k: v.to(like.dtype) if isinstance(v, Tensor) and v.is_floating_point() and k != "labels" else v
-            for k, v in move.items()
-        }
-    return move
+    return to_model(batch, like.device, like.dtype)
 
 
 def _longest_first(held: HeldOut) -> list[int]:

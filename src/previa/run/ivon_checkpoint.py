@@ -62,7 +62,7 @@ def in_file(model: Module) -> Callable[[Params], dict[str, Tensor]]:
     Raises InputError naming a trainable parameter that an adapter's file leaves out: its training would be lost.
     """
     if hasattr(model, "peft_config"):
-        names = _names_in_adapter(model)
+        names = names_in_adapter(model)
         return lambda values: {names[name]: value for name, value in values.items()}
     if not hasattr(model, "save_pretrained"):
         return dict
@@ -73,7 +73,8 @@ def in_file(model: Module) -> Callable[[Params], dict[str, Tensor]]:
     return lambda values: dict(revert_weight_conversion(model, dict(values)))  # type: ignore[arg-type]
 
 
-def _names_in_adapter(model: Module) -> dict[str, str]:
+def names_in_adapter(model: Module) -> dict[str, str]:
+    """Name of a trainable parameter -> its name in the adapter's file. Raises InputError for one that the file leaves out."""
     from peft import get_peft_model_state_dict
 
     saved: Mapping[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
@@ -48,6 +48,20 @@ def live(model: Module, layout: Layout) -> Iterator[Place]:
         with torch.no_grad():
             for buffer, values in kept:
                 buffer.copy_(values)
+
+
+@contextmanager
+def headed(model: Module, head: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside, these parameters have these values, by name, which may be of another shape: a head of a task's own."""
+    named = dict(model.named_parameters(remove_duplicate=False)) if head else {}
+    own = [(named[name], named[name].data) for name in head]
+    try:
+        for name, value in head.items():
+            named[name].data = value.to(named[name])
+        yield
+    finally:
+        for parameter, data in own:
+            parameter.data = data
 
 
 @contextmanager

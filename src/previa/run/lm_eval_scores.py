@@ -25,6 +25,7 @@ from previa.run.held_out import HeldOut
 from previa.run.records import digest_of
 from previa.run.scoring import describe
 
+SAME = 1e-6  # of the largest value: how far a sum in another order, or in float32, may be from lm-eval's mean
 PREFIX = "lm-eval:"
 BATCH = 16  # requests of one forward pass where lm-eval cannot try what fits: it can on a GPU
 
@@ -143,7 +144,8 @@ def _averages(values: list[Any], result: Any) -> bool:
     """Whether values are numbers with this mean."""
     if not all(isinstance(v, bool | int | float | np.number | np.bool_) for v in [*values, result]):
         return False
-    return math.isclose(sum(map(float, values)) / len(values), float(result), rel_tol=1e-6, abs_tol=1e-9)
+    mean = sum(map(float, values)) / len(values)
+    return math.isclose(mean, float(result), rel_tol=SAME, abs_tol=SAME * max(map(abs, map(float, values))))
 
 
 def _import() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from previa.errors import FileError, InputError, ParamsError
 from previa.io.adapter_folder import open_adapter
 from previa.io.adapter_match import check_same_factors, common_initialisation
-from previa.run.tokens import tokenizer_of
+from previa.run.tokens import has_tokenizer, tokenizer_of
 from previa.run.transformers_model import ADAPTER, Loaded
 from previa.run.transformers_squares import ends_of
 from previa.study.file import Study
@@ -51,8 +51,7 @@ def check_words(study: Study, settings: TransformersSettings, loaded: Loaded) ->
         return
     mine: dict[str, int] | None = None
     for task in study.tasks:
-        files = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
-        if task.checkpoint is None or not any((task.checkpoint / name).is_file() for name in files):
+        if task.checkpoint is None or not has_tokenizer(task.checkpoint):
             continue
         if mine is None:
             try:

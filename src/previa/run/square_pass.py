@@ -18,14 +18,13 @@ from torch.nn import Module
 from previa.core.params import Params
 from previa.data.files import Rows
 from previa.errors import InputError, PreviaError
-from previa.fit.batches import map_tensors
 from previa.fit.labels import Labels
 from previa.fit.square_sums import SquareSums
 from previa.io.checkpoint import open_checkpoint, save_checkpoint
 from previa.run.scoring import describe
 from previa.run.stopping import heard
 from previa.run.sweep import Progress
-from previa.run.tokens import Example
+from previa.run.tokens import Example, to_model
 
 FACTS, DONE = "previa_pass", "previa_done"  # of a partial file's header
 SECONDS = 30.0  # between two writings of the partial sums, or twenty times what one takes
@@ -64,16 +63,21 @@ class Examples:
         return sum(example.cut for example in self.chosen)
 
 
+def drawn(N: int, at_most: int | None, seed: int) -> list[int]:
+    """The numbers of all N rows, or of ``at_most`` drawn by the seed, rising."""
+    if at_most is None or at_most >= N:
+        return list(range(N))
+    draw = torch.Generator().manual_seed(seed)
+    return sorted(torch.randperm(N, generator=draw)[:at_most].tolist())
+
+
 def examples_of(
     rows: Rows, task: Task, *, at_most: int | None = None, seed: int = 0, progress: Progress | None = None
 ) -> Examples:
     """The examples of all rows, or of ``at_most`` drawn by the seed. Raises InputError naming the row."""
-    numbers = torch.arange(len(rows))
-    if at_most is not None and at_most < len(rows):
-        draw = torch.Generator().manual_seed(seed)
-        numbers = torch.randperm(len(rows), generator=draw)[:at_most].sort().values
+    numbers = drawn(len(rows), at_most, seed)
     found = []
-    for done, number in enumerate(numbers.tolist(), 1):
+    for done, number in enumerate(numbers, 1):
         example = task.example(rows[number], f"row {number + 1}")
         if example is not None:
             found.append(example)
@@ -166,7 +170,7 @@ def pass_over(
     device, dtype = (lambda p: (p.device, p.dtype))(next(model.parameters()))
 
     def made(some: tuple[Example, ...]) -> Batch:
-        return Batch(some, _moved(task.collate(some), device, dtype))
+        return Batch(some, to_model(task.collate(some), device, dtype))
 
     draws = torch.Generator().manual_seed(seed)
     labels = _OnInputs(task.labels(mode, draws))
@@ -206,18 +210,6 @@ def _explained(batch_size: int) -> Iterator[None]:
         raise InputError(
             f"the model or its loss cannot take a batch of these rows: {describe(error)}"
         ) from error
-
-
-def _moved(inputs: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """To the model's device; numbers in float32 to its dtype, but not the labels, which are compared in float32."""
-
-    def to(tensor: Tensor) -> Tensor:
-        return tensor.to(device, dtype if tensor.dtype == torch.float32 else None)
-
-    if isinstance(inputs, Mapping) and isinstance(inputs.get("labels"), Tensor):
-        rest = {name: value for name, value in inputs.items() if name != "labels"}
-        return {**map_tensors(to, rest), "labels": inputs["labels"].to(device)}
-    return map_tensors(to, inputs)
 
 
 def _keep(partial: Path, facts: Mapping[str, Any], sums: SquareSums, draws: torch.Generator) -> None:

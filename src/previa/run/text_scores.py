@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -14,6 +15,7 @@ from previa.errors import InputError
 from previa.run.classification import problem_of
 from previa.run.generation import METRICS, Generated
 from previa.run.held_out import HeldOut, moved, values_of
+from previa.run.live import headed
 from previa.run.lm_eval_scores import PREFIX, lm_eval_score
 from previa.run.records import Named, digest_of
 from previa.run.resolve import resolve
@@ -24,13 +26,17 @@ CLASSES = ("sequence-classification", "image-classification")
 TEXTS = ("causal-lm", "seq2seq")
 
 
+def usual_score(task_type: str) -> str | None:
+    """The score of a task type where none is named; None for a loss of one's own."""
+    return "accuracy" if task_type in CLASSES else "log-likelihood" if task_type in TEXTS else None
+
+
 def score_of(name: str | None, task_type: str, folder: Path, *, max_new_tokens: int | None = None) -> Score:
     """score(model, HeldOut) by its name, or the usual one of the task type; module:function is one's own, found from ``folder``.
 
     Raises InputError for a name that the task type does not have, MissingExtraError without sacrebleu or lm-eval, StudyError for a function that is not there.
     """
-    usual = "accuracy" if task_type in CLASSES else "log-likelihood" if task_type in TEXTS else None
-    name = name or usual
+    name = name or usual_score(task_type)
     if name == "accuracy" and task_type in CLASSES:
         return accuracy
     if name == "log-likelihood" and task_type in TEXTS:
@@ -65,6 +71,8 @@ class Scored:
 
     test: HeldOut
     score: Score
+    head: Mapping[str, Tensor] = field(default_factory=dict)
+    """the task's own values of parameters that are not shared, by name"""
 
     def __len__(self) -> int:
         return len(self.test)
@@ -79,14 +87,16 @@ class Scored:
 
 
 def scored_alone(model: Module, scored: Scored) -> Scores:
-    """The task's own score."""
-    return scored.score(model, scored.test)
+    """The task's own score, with its own head."""
+    with headed(model, scored.head):
+        return scored.score(model, scored.test)
 
 
 def accuracy(model: Module, test: HeldOut) -> Tensor:
     """[N]: 1 where the largest logit is the label; for several classes the share of labels right; for numbers -(squared error)."""
 
     def of(numbers: Any, device: Any) -> Tensor:
+        """One value for each of these examples."""
         batch = moved(test.task.collate([test.examples[n] for n in numbers]), model)
         logits, labels = forward(model, batch), batch["labels"]
         kind = problem_of(getattr(test.task, "config", model.config))
@@ -114,6 +124,7 @@ class LogLikelihood:
 
     def __call__(self, model: Module, test: HeldOut) -> Tensor:
         def of(numbers: Any, device: Any) -> Tensor:
+            """(sum of log p, supervised tokens) of each of these examples, [n, 2]."""
             batch = moved(test.task.collate([test.examples[n] for n in numbers]), model)
             logits, labels = forward(model, {**batch, "use_cache": False}), batch["labels"]
             if self.causal:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from previa.errors import FileError, InputError
+from previa.fit.batches import map_tensors
 from previa.run.columns import Columns, Roles
 from previa.run.transformers_model import Loaded, import_transformers
 
@@ -25,6 +26,16 @@ TOKENS: Roles = {
     "attention_mask?": ("attention_mask",),
 }
 """Data that brings its tokens."""
+
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "tokenizer.model",
+)
+"""Files by which a folder's tokenizer is known."""
 
 IGNORED = -100
 """The label of a token that is not supervised, as everywhere in transformers."""
@@ -72,6 +83,11 @@ class Tokenizer:
         return ids[: self.limit], len(first), cut
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer."""
+    return any((folder / name).is_file() for name in TOKENIZER)
+
+
 def tokenizer_of(loaded: Loaded, folder: str | Path | None, max_length: int | None) -> Tokenizer:
     """The tokenizer in ``folder``, the model's, or its base model's; at most max_length tokens, or what both allow.
 
@@ -79,18 +95,10 @@ def tokenizer_of(loaded: Loaded, folder: str | Path | None, max_length: int | No
     """
     transformers = import_transformers()
     places = [Path(folder)] if folder is not None else [loaded.folder, loaded.base]
-    files = (
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "vocab.txt",
-        "vocab.json",
-        "spiece.model",
-        "tokenizer.model",
-    )
-    at = next((place for place in places if any((place / name).is_file() for name in files)), None)
+    at = next((place for place in places if has_tokenizer(place)), None)
     if at is None:
         raise FileError(
-            f"{places[0]}: no tokenizer in it ({', '.join(files[:2])} ...). Give the folder of the base model with --tokenizer, or "
+            f"{places[0]}: no tokenizer in it ({', '.join(TOKENIZER[:2])} ...). Give the folder of the base model with --tokenizer, or "
             "rows with input_ids."
         )
     tokenizer = transformers.AutoTokenizer.from_pretrained(at, local_files_only=True)
@@ -160,3 +168,15 @@ def forward(model: Module, batch: Batch) -> Tensor:
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     logits: Tensor = model(**inputs).logits
     return logits.float() if logits.dtype.itemsize < 4 else logits
+
+
+def to_model(inputs: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """To the model's device; numbers in float32 to its dtype, but not the labels, which are compared in float32."""
+
+    def to(tensor: Tensor) -> Tensor:
+        return tensor.to(device, dtype if tensor.dtype == torch.float32 else None)
+
+    if isinstance(inputs, Mapping) and isinstance(inputs.get("labels"), Tensor):
+        rest = {name: value for name, value in inputs.items() if name != "labels"}
+        return {**map_tensors(to, rest), "labels": inputs["labels"].to(device)}
+    return map_tensors(to, inputs)

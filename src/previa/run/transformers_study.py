@@ -14,14 +14,13 @@ from torch.nn import Module, Parameter
 
 from previa.data.files import Rows
 from previa.errors import FileError, InputError, StudyError
-from previa.run.folders import Folders, OfTask, headed_score, is_head
+from previa.run.folders import Folders, is_head
 from previa.run.held_out import HeldOut, held_out
 from previa.run.hf_rows import loss_of
 from previa.run.one_base import check_adapters, check_words
 from previa.run.records import digest_of, digest_of_code
 from previa.run.resolve import Ingredients, examples, importable, modules
 from previa.run.rows import FUNCTION, rows_of
-from previa.run.scoring import Score
 from previa.run.square_pass import Task, examples_of
 from previa.run.text_scores import Scored, score_of, scored_alone
 from previa.run.tokens import Example
@@ -74,18 +73,14 @@ def load_folders(study: Study) -> Ingredients:
             tasks[task.name], train, test = _read(study, task, loaded, heads.get(task.name, {}))
             named = task.score or study.score
             own = score_of(named, settings.task_type, study.folder, max_new_tokens=settings.max_new_tokens)
-            data[task.name] = train, Scored(test, own)
-    score: Score = scored_alone
+            data[task.name] = train, Scored(test, own, heads.get(task.name, {}))
     rows = [place for task in study.tasks for place in (task.data, task.train, task.test)]
     code = _code(settings.task_type, *rows)
     check_words(study, settings, loaded)
     folders = Folders(loaded, settings, auto, tasks, code, heads, _no_start(settings, reason))
-    if heads:
-        score = partial(headed_score, folders, score)
-        data = {name: (train, OfTask(name, test)) for name, (train, test) in data.items()}
     scores = [study.score, *(task.score for task in study.tasks)]
     loss = loss_of(next(iter(tasks.values())))
-    return Ingredients(study, loaded.model, data, loss, score, {**code, **_code(*scores)}, folders)
+    return Ingredients(study, loaded.model, data, loss, scored_alone, {**code, **_code(*scores)}, folders)
 
 
 def _model(study: Study, settings: TransformersSettings, auto: str | None) -> tuple[Loaded, str | None]:

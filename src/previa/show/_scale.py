@@ -10,6 +10,7 @@ CROWDED = (
     (0.5, 1 / 5),
     (0.9, 1 / 8),
 )  # from which quantile of the truth, and what share of it in one band is too many
+ROUNDING = 1e-6  # of a step's first digit, 1 to 10: what float64 may leave of 1, 2, 2.5 or 5
 MOST = 40  # levels: more colours cannot be told apart
 
 
@@ -42,7 +43,7 @@ def _split(steps: Array, which: Array) -> Array:
     parts = []
     for low, high, split in zip(steps[:-1], steps[1:], which, strict=True):
         step = high - low
-        first = step / 10.0 ** np.floor(np.log10(step) + 1e-9)
-        n = (4 if abs(first - 2) < 1e-6 else 5) if split else 1
+        first = step / 10.0 ** np.floor(np.log10(step) + ROUNDING)
+        n = (4 if abs(first - 2) < ROUNDING else 5) if split else 1
         parts.append(low + step * np.arange(n) / n)
     return np.concatenate([*parts, steps[-1:]])

@@ -28,6 +28,7 @@ from previa.show.ternary import Scale, filled, frame, mark, scale
 if TYPE_CHECKING:
     from previa.study.preview import Preview
 
+ALIKE = 1e-6  # of the first gap: gaps between levels that differ by less are the same
 CORNERS = (
     "Each corner trains one task alone; numbers along a side are the weight of the corner of their colour. "
 )
@@ -116,7 +117,7 @@ def colour_bar(made: Any, colours: Scale, score: str, place: tuple[float, ...]) 
 def labelled(steps: Array, *, most: int = 12) -> Array:
     """At most so many of these contour levels for numbers, the shortest ones, none too near to another."""
     gaps = np.diff(steps)
-    if np.ptp(gaps) < 1e-6 * gaps[0]:
+    if np.ptp(gaps) < ALIKE * gaps[0]:
         stride = next((n for n in (1, 2, 4, 5, 10) if len(steps) / n <= most), 20)
         return np.asarray(steps[np.round(steps / gaps[0]).astype(int) % stride == 0])
     apart = max(1, -(-len(steps) // most))

@@ -12,6 +12,7 @@ from previa.show._look import (
     LINES,
     MAP,
     MUTED,
+    caption_height,
     figure,
     heading,
     label,
@@ -44,7 +45,15 @@ def per_task(
     tasks, lands = landscapes(truth, previews, weights)
     cell = 2.05
     cell_y = 1.9 if len(tasks) == 3 else 1.72
-    width, height = 1.95 + cell * len(tasks), 1.75 + cell_y * len(lands)
+    width = 1.95 + cell * len(tasks)
+    drawn = (
+        "○ the truth's best mean score, ★ the preview's pick by mean score; each"
+        if len(tasks) == 3
+        else "Each"
+    )
+    caption = f"{drawn} column has its own scale ({unit}). {level(lands)}"
+    foot = caption_height(title, caption, width)
+    height = 1.41 + foot + cell_y * len(lands)
     made = figure(width, height)
     for t, task in enumerate(tasks):
         shared = levels(np.concatenate([p.scores[:, t] for p in lands.values()]), steps=14)
@@ -76,15 +85,10 @@ def per_task(
                 made.text(0.12 / width, (corner[1] + 0.7) / height, plain(label(method), width=17, lines=3), ha="left",
                           va="center", fontsize=9, color=INK, fontweight="bold" if method == "joint" else "normal")  # fmt: skip
         if len(tasks) == 3:
-            _bar(made, colours, ((1.9 + cell * t) / width, 0.72 / height, 1.52 / width, 0.09 / height))
-    drawn = (
-        "○ the truth's best mean score, ★ the preview's pick by mean score; each"
-        if len(tasks) == 3
-        else "Each"
-    )
-    heading(
-        made, title, "Each task's own score", f"{drawn} column has its own scale ({unit}). {level(lands)}"
-    )
+            _bar(
+                made, colours, ((1.9 + cell * t) / width, (0.38 + foot) / height, 1.52 / width, 0.09 / height)
+            )
+    heading(made, title, "Each task's own score", caption)
     save(made, path)
 
 

@@ -20,6 +20,7 @@ class Scale:
 
 CORNERS = ("#0072B2", "#B8430A", "#00775A")  # of the tasks top, left, right: dark enough for small numbers
 EVEN = 0.4  # 0: every band takes the same step of colour; 1: equal differences do
+ON_GRID = 1e-6  # of a grid's step: how far a weighting that was stored in decimals may be from its point
 FINE = 8  # steps of a grid, at least, that shows all there is without a point between its own
 
 
@@ -39,7 +40,7 @@ def gridded(alphas: Array) -> NDArray[np.bool_]:
     The uniform weighting lies amid three points of most grids: with it their noise is a spot of its own size.
     """
     for n in range(100, FINE - 1, -1):  # a fine grid holds coarser ones
-        on = np.asarray((np.abs(alphas * n - np.round(alphas * n)) < 1e-6).all(axis=1))
+        on = np.asarray((np.abs(alphas * n - np.round(alphas * n)) < ON_GRID).all(axis=1))
         if on.sum() == (n + 1) * (n + 2) // 2:
             return on
     return np.ones(len(alphas), dtype=bool)

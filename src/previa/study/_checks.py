@@ -118,7 +118,7 @@ def either(first: Check, second: Check) -> Check:
             try:
                 return second(value)
             except WrongValueError as other:
-                raise WrongValueError(f"{one}, or {other}") from None
+                raise WrongValueError(f"{other}, or {one}") from None
 
     return check
 
