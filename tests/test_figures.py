@@ -231,3 +231,24 @@ def test_the_room_imports_neither_torch_nor_matplotlib_and_draws_without_pyplot(
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("T", [2, 3, 4])
+@pytest.mark.parametrize(
+    "title", ["digits", "a study whose name is so long that it stands before the caption"]
+)
+def test_the_caption_of_each_tasks_scores_lies_below_all_numbers(T, title, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setitem(per_task.__globals__, "save", lambda drawn, path: made.append(drawn))
+    truth, previews = study(TASKS[T], steps=4, truth_steps=4)
+    per_task(truth, previews, tmp_path / "a.png", title=title, unit="accuracy")
+    made[0].canvas.draw()
+    caption = made[0].texts[-1].get_window_extent()
+    numbers = [
+        tick.label1.get_window_extent()
+        for axes in made[0].axes
+        for tick in axes.xaxis.get_major_ticks()
+        if tick.label1.get_visible() and tick.label1.get_text()
+    ]
+    assert numbers
+    assert caption.y1 < min(box.y0 for box in numbers)
