@@ -37,7 +37,7 @@ def open_optimizer(path: str | Path, *, allow_pickle: bool = False) -> Mapping[s
         )
     if not allow_pickle:
         raise FileError(
-            f"{file}: it is a pickle, which can run code when it is read. If you trust it, pass allow_pickle=True: it is then "
+            f"{file}: it is a pickle, which can run code when it is read. If you trust it, pass allow_pickle=True (--allow-pickle): it is then "
             "read with weights_only=True, which builds tensors only."
         )
     try:
