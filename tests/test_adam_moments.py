@@ -406,7 +406,9 @@ def test_an_optimizer_file_is_read_with_leave_and_as_the_optimizer_itself(tmp_pa
         found = adam_moments(open_optimizer(path, allow_pickle=True), net(1), batch_size=BATCH)
         assert torch.equal(found.mean.vector, direct.mean.vector)
         assert found.provenance == direct.provenance
-    with pytest.raises(FileError, match=r"optimizer.pt: it is a pickle.* pass allow_pickle=True \(--allow-pickle\)"):
+    with pytest.raises(
+        FileError, match=r"optimizer.pt: it is a pickle.* pass allow_pickle=True \(--allow-pickle\)"
+    ):
         open_optimizer(tmp_path)
 
 

@@ -239,7 +239,7 @@ ALPHAS = {
     "1.5,-0.5": ("must not be negative; found -0.5", "weights should not be negative"),
     "0.5,0.6": ("alpha sums to 1.1; without a base model it must sum to 1", "weights should sum to 1. Found (0.5, 0.6)"),
     "nan,1": ("alpha holds NaN or infinity", "weights should be finite"),
-    "0.2,0.3,0.5": ("alpha has shape (3,), but 2 tasks need (2,)", "3 weights; expected 2, one for each of a, b."),
+    "0.2,0.3,0.5": ("--alpha 0.2,0.3,0.5: 3 weights; expected 2, one for each of a, b.", "3 weights; expected 2, one for each of a, b."),
 }  # fmt: skip
 
 
