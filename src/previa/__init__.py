@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from previa.core.anchored import anchored
     from previa.core.beta import Beta
     from previa.core.damping import damped
     from previa.core.diagonal import Diagonal
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from previa.core.params import Flat, Layout
     from previa.core.runs import Run
     from previa.core.student_t import StudentT
+    from previa.core.warp import warp, warped
     from previa.fit.adam_moments import AdamMoments, adam_moments
     from previa.fit.derivatives import by_autograd
     from previa.fit.ivon import IVON
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from previa.io.posterior_file import load_posterior, save_posterior
     from previa.io.provenance import Provenance
     from previa.run.finetune import finetune
+    from previa.run.powers import choose_power
     from previa.run.recipe import AdamWRecipe, IvonRecipe, Recipe
     from previa.run.scoring import accuracy, scorer
     from previa.run.sweep import sweep
@@ -75,7 +78,9 @@ _HOMES = {
     "StudentT": "core.student_t",
     "accuracy": "run.scoring",
     "adam_moments": "fit.adam_moments",
+    "anchored": "core.anchored",
     "by_autograd": "fit.derivatives",
+    "choose_power": "run.powers",
     "compare": "study.compare",
     "compare_fronts": "study.pareto",
     "damped": "core.damping",
@@ -107,6 +112,8 @@ _HOMES = {
     "squared_gradients": "fit.squared_gradients",
     "sweep": "run.sweep",
     "von": "fit.von",
+    "warp": "core.warp",
+    "warped": "core.warp",
 }
 
 __all__ = [
@@ -136,7 +143,9 @@ __all__ = [
     "StudentT",
     "accuracy",
     "adam_moments",
+    "anchored",
     "by_autograd",
+    "choose_power",
     "compare",
     "compare_fronts",
     "damped",
@@ -168,6 +177,8 @@ __all__ = [
     "squared_gradients",
     "sweep",
     "von",
+    "warp",
+    "warped",
 ]
 __version__ = "0.1.0"
 

@@ -10,8 +10,11 @@ from previa.core.posterior import Bounded, Posterior
 
 @dataclass(frozen=True)
 class Run:
-    """One finetuning. A task's own is a corner of the simplex (alpha = e_t); a run anywhere else is an anchor."""
+    """One finetuning. A task's own is a corner of the simplex (alpha = e_t); a run anywhere else is an anchor.
+
+    posterior: None where only the parameters are known, which is all that an anchor needs.
+    """
 
     alpha: tuple[float, ...]
     params: Params
-    posterior: Posterior | Bounded
+    posterior: Posterior | Bounded | None = None

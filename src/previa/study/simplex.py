@@ -120,3 +120,22 @@ def depth(alphas: Array, inside: NDArray[np.bool_]) -> tuple[Array, Array]:
 
 def _rounded(alphas: ArrayLike) -> Array:
     return np.asarray(np.round(np.asarray(alphas, dtype=np.float64), DIGITS) + 0.0)  # no negative zero
+
+
+def probes(T: int) -> Array:
+    """A few unequal weightings at which merged models are looked at before the map is drawn: [A, T], T <= A <= T (T + 1).
+
+    For each task 4/5 on it, and half on it where there are more than two, the rest spread evenly over the others; for up to
+    four tasks also 4/5 and 1/5 on each ordered pair. Equal weights are left out: no power moves them.
+    """
+    if T < 2:
+        raise InputError(f"probes: weightings differ for two tasks or more. Found {T}.")
+    rows = []
+    for share in (0.8, 0.5) if T > 2 else (0.8,):
+        rest = np.full((T, T), (1 - share) / (T - 1))
+        np.fill_diagonal(rest, share)
+        rows.append(rest)
+    if 2 < T <= 4:
+        eye = np.eye(T)
+        rows.append(np.stack([0.8 * eye[s] + 0.2 * eye[t] for s in range(T) for t in range(T) if s != t]))
+    return np.concatenate(rows)
