@@ -1,12 +1,12 @@
 """The figure of quality against cost: each name beside its mark and upon nothing else, whatever the numbers are."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
 
 from previa.errors import InputError
-from previa.show import quality_cost as picture
 from previa.show._labels import Scene, arranged, ends
 from previa.show.quality_cost import ERROR, RANK, points, quality_cost
 
@@ -53,7 +53,9 @@ def rows(*studies, seeds=3, draw=0):
 def drawn(monkeypatch, tmp_path):
     """The figure as it is saved."""
     made = []
-    monkeypatch.setattr(picture, "save", lambda figure, path: made.append(figure))
+    monkeypatch.setattr(
+        sys.modules[quality_cost.__module__], "save", lambda figure, path: made.append(figure)
+    )
 
     def draw(found, **options):
         quality_cost(found, tmp_path / "x.png", **options)
