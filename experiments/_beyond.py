@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from _beyond_scores import by_process, by_terms
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import Module
 
@@ -116,14 +117,23 @@ class Table:
         """Of scoring the whole map."""
         return self.i.costs.score * len(self.i.truth)
 
-    def seen(self, name: str, method: Method, alphas: Any = None, score: Scorer | None = None) -> Preview:
-        """Scores (or losses) of a method's previews, kept under its name."""
+    def seen(self, name: str, method: Method, alphas: Any = None) -> Preview:
+        """Scores of a method's previews, kept under its name."""
         i = self.i
-        at = i.truth.alphas if alphas is None else np.asarray(alphas)
+        at = np.array(i.truth.alphas if alphas is None else alphas)  # a copy: torch wants to write
         return sweep(
-            i.model, method, score or i.score, at,
+            i.model, method, i.score, at,
             store=self.store, name=name, tasks=i.tasks, recalibrate=i.recalibrate,
         )  # fmt: skip
+
+    def measured(self, name: str, method: Method, alphas: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Training losses [A, T] of a method's previews, kept under its name; infinite where there is none."""
+        if (known := self.store.get(f"losses {name}")) is None:
+            i = self.i
+            found = sweep(i.model, method, i.losses, alphas, tasks=i.tasks, recalibrate=i.recalibrate)
+            known = [[_number(v) for v in row] for row in found.scores]
+            self.store.put(f"losses {name}", known)
+        return np.array([[np.inf if v is None else v for v in row] for row in known])
 
     def chosen(self, name: str, methods: Mapping[str, Callable[[float], Method]]) -> dict[str, Any]:
         """{"method", "p", "powers" of each, "losses"} by the least joint training loss at a few weightings."""
@@ -233,16 +243,17 @@ def _anchored(t: Table, name: str, runs: list[Run], share: float) -> dict[str, A
             other = t.map + t.choosing(len(methods))
             t.add(name, seen, costs.of(*i.families) + trained, other, family=f, p=p)
     at = np.array([run.alpha for run in runs])
+    alphas = np.array(i.truth.alphas)
     T, known = len(i.tasks), t.seen(f"{name}, runs", held(runs), at).scores
     corners = t.seen("tasks' own runs", i.families["simple"], np.eye(T)).scores
     training, other = costs.of("simple") + trained, costs.score * (T + len(runs))
     kind = name.removeprefix("anchored_")
     for p in (1.0, 0.5, 0.25):
-        found = by_terms(corners, at, known, i.truth.alphas, p)
+        found = by_terms(corners, at, known, alphas, p)
         t.add(f"scores_{kind}_p{p:g}", _of(i, found), training, other, p=p)
     p = choice["p"]
-    t.add(f"scores_{kind}", _of(i, by_terms(corners, at, known, i.truth.alphas, p)), training, other, p=p)
-    t.add(f"scores_gp_{kind}", _of(i, by_process(corners, at, known, i.truth.alphas)), training, other)
+    t.add(f"scores_{kind}", _of(i, by_terms(corners, at, known, alphas, p)), training, other, p=p)
+    t.add(f"scores_gp_{kind}", _of(i, by_process(corners, at, known, alphas)), training, other)
     return {**choice, "run_scores": known.mean(1).tolist()}
 
 
@@ -259,8 +270,8 @@ def _in_plane(t: Table, choice: Mapping[str, Any]) -> None:
         surfaces[name] = anchored(i.families["simple"], runs[kind]), trained
     for name, (surface, trained) in surfaces.items():
         own = f if name == "in_plane" else "simple"
-        losses = t.seen(f"losses of {name} {own}", surface, W, i.losses).scores
-        L = i.truth.alphas @ np.where(np.isfinite(losses), losses, np.inf).T
+        losses = t.measured(f"{name} {own}", surface, W)
+        L = np.where(i.truth.alphas[:, None] > 0, i.truth.alphas[:, None] * losses, 0.0).sum(-1)  # [A, W]
         picks = L.argmin(1)
         distinct = sorted(set(picks.tolist()))
         scores = t.seen(f"{name} {own}", surface, W[distinct]).scores

@@ -1,0 +1,143 @@
+"""CIFAR (figure 3) for the study beyond the paper: runs and truth of fig3_cifar.py, anchors trained here."""
+
+from dataclasses import replace
+from functools import partial
+
+import fig3_cifar as figure
+import torch
+from _beyond import Costs, Ingredients, Table, held, trained
+from _cifar import JOINT_SEED, TASKS, Bench, judge, keep_memory, read_diagonal
+from _shared import ROOT, Options, weightings
+from torch import Tensor
+from torch.nn import Module
+
+from previa import (
+    Diagonal,
+    Flat,
+    Given,
+    Isotropic,
+    damped,
+    finetune,
+    open_checkpoint,
+    save_checkpoint,
+    squared_gradients,
+)
+from previa.run.finetune import class_loss
+from previa.run.live import live
+from previa.study.preview import Preview
+from previa.study.store import Store
+
+LOOKED = 250  # training images of each task whose loss chooses powers
+ANCHOR, AGAIN = 10, 20  # taken off the seed of the truth's joint runs
+COARSE = 5  # steps of the grid that joint runs of another seed are done on
+SHOWN = (0.5, 0.35, 0.25)
+PRIOR = 10.0  # of squared gradients, as in figure 3
+
+
+def ingredients(name: str, o: Options) -> Ingredients:
+    """The study at this seed, from the work folder of fig3_cifar.py at this scale and seed."""
+    torch.set_num_threads(1)
+    keep_memory()
+    s, suffix = figure.SCALES[o.scale], f"-seed{o.seed}" if o.seed else ""
+    bench = Bench(s, ROOT / "experiments-out" / f"fig3_cifar-{o.scale}{suffix}", o.device, o.seed)
+    truth = _truth(bench, o)
+    runs = {
+        t: {(k, step): bench.posterior(t, k, step) for k in range(s.seeds) for step in s.steps} for t in TASKS
+    }
+    last = [own[0, s.steps[-1]] for own in runs.values()]
+    paper = figure.of_the_paper(s, runs)
+    squares = [_squares(bench, o, task, q) for task, q in zip(TASKS, last, strict=True)]
+    precisions, _ = damped([dict(F) for F in squares], PRIOR)
+    families = {
+        "simple": paper.pop("simple"),
+        "ivon_hessian": paper.pop("ivon_hessian"),
+        "squared_gradients": figure.merging(
+            [Diagonal(q.mode(), h) for q, h in zip(last, precisions, strict=True)]
+        ),
+    }
+    paper["task_arithmetic"] = partial(
+        figure.modes,
+        posteriors=[Isotropic(q.mode()) for q in last],
+        prior=Isotropic(read_diagonal(bench.out / "base.safetensors").mode()),
+    )
+    score, recalibrate = judge(bench)
+    parts = {t: tuple(part[:LOOKED] for part in bench.parts()[t]) for t in TASKS}
+    calibration = len(bench.parts()["calibration"][0])
+    whole = 3.0 * s.batch * s.updates
+    own = len(TASKS) * whole * s.steps[-1] * s.tune_samples
+    mixtures = figure.mixtures(s)
+    costs = Costs(
+        run=lambda alpha: whole * s.joint_steps * s.joint_samples,
+        sources={
+            "ivon": own,
+            "more ivon": (s.seeds - 1) * own,
+            "squares": 3.0 * s.fisher * len(TASKS),
+        },
+        needs={"simple": ("ivon",), "task_arithmetic": ("ivon",), "ivon_hessian": ("ivon",)}
+        | {"squared_gradients": ("ivon", "squares")}
+        | dict.fromkeys(mixtures, ("ivon", "more ivon")),
+        score=len(bench.parts()["test"][0]) + calibration,
+        losses=sum(len(y) for _, y in parts.values()) + calibration,
+    )  # fmt: skip
+    found = Ingredients(
+        name, o.seed, tuple(TASKS), truth, bench.model(), families, paper, score, partial(losses, parts),
+        partial(train, bench, ANCHOR), costs, o.out, recalibrate=recalibrate, shown=SHOWN,
+        refined=[(0.6, 0.2, 0.2), (0.2, 0.6, 0.2), (0.2, 0.2, 0.6), (0.8, 0.1, 0.1), (0.1, 0.8, 0.1), (0.1, 0.1, 0.8)],
+    )  # fmt: skip
+    return replace(found, again=repeated(found, bench))
+
+
+def losses(parts: dict[str, tuple[Tensor, ...]], model: Module) -> dict[str, Tensor]:
+    """Each task's losses on these examples."""
+    return {task: class_loss(model, part) for task, part in parts.items()}
+
+
+def train(bench: Bench, k: int, alpha: tuple[float, ...], *, start: Flat | None, share: float) -> Flat:
+    """A joint run by figure 3's recipe, of the truth's seed less k; from other parameters with the base's precision."""
+    s, base = bench.settings, read_diagonal(bench.out / "base.safetensors")
+    begin = base if start is None else Diagonal(Flat.of(start, base.layout), base.precision)
+    recipe = bench.recipe(max(1, round(share * s.joint_steps)), s.joint_samples)
+    data = {task: bench.parts()[task] for task in TASKS}
+    seed = 1000 * bench.seed + JOINT_SEED - k
+    found = finetune(bench.model(), data, alpha, recipe, seed=seed, start=begin, start_ess=s.ess).params
+    return Flat(found.layout, found.vector.cpu())
+
+
+def repeated(i: Ingredients, bench: Bench) -> Preview | None:
+    """Joint runs of another seed on a coarse grid; None at the tiny scale."""
+    if bench.settings.tiny:
+        return None
+    at = [tuple(alpha) for alpha in weightings(len(TASKS), COARSE).tolist()]
+    other = replace(i, train=partial(train, bench, AGAIN))
+    runs = trained(other, "again", at, None, 1.0)
+    path = i.folder / "again.sqlite"
+    with Store.open(path, tasks=i.tasks, convention="mean", fingerprint={"seed": i.seed}) as store:
+        return Table(i, store).seen("again", held(runs), at)
+
+
+def _truth(bench: Bench, o: Options) -> Preview:
+    """The joint runs of figure 3's store. Ends the program where they are not all there."""
+    path, command = bench.out / "results.sqlite", f"fig3_cifar.py --scale {o.scale} --seed {o.seed}"
+    if not path.exists():
+        raise SystemExit(f"cifar needs the runs of {path.parent}: python experiments/{command}")
+    store = Store.read(path)
+    alphas = weightings(len(TASKS), bench.settings.grid)
+    if missing := len(store.missing("joint", alphas)):
+        raise SystemExit(f"cifar: {missing} joint runs are missing in {path}: python experiments/{command}")
+    return store.preview("joint").at(alphas)
+
+
+def _squares(bench: Bench, o: Options, task: str, q: Diagonal) -> Flat:
+    """Mean squared gradients with the given labels at the end of a task's first run, recalibrated; kept here."""
+    path = o.out / "runs" / f"{task}-squares.safetensors"
+    if not path.exists():
+        s, model = bench.settings, bench.model()
+        x, y = (part[: s.fisher].to(bench.device) for part in bench.parts()[task])
+        with live(model, q.mode().layout) as place:
+            place(q.mode().vector)
+            judge(bench)[1](model)
+            batches = list(zip(x.split(50), y.split(50), strict=True))
+            h = squared_gradients(model, batches, Given(class_loss)).mean
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(path, Flat(h.layout, h.vector.cpu()))
+    return Flat.of(dict(open_checkpoint(path)), q.mode().layout)

@@ -1,0 +1,94 @@
+"""MNIST (figures 8 and 9) for the study beyond the paper: softmax regression, whose joint runs are exact minima."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+import fig8_fig9_mnist as figures
+import softmax_regression as softmax
+import torch
+from _beyond import Costs, Ingredients
+from _mnist import CLASSES, Bench
+from _shared import Options, weightings
+from torch import Tensor, nn
+from torch.nn import Module
+from torch.nn.functional import cross_entropy
+
+from previa import Diagonal, Flat, modes
+
+STUDIES = {"mnist_imbalanced": "fig8_mnist_imbalanced", "mnist_balanced": "fig9_mnist_balanced"}
+Labels = Mapping[str, tuple[int, ...]]
+
+
+def ingredients(name: str, o: Options) -> Ingredients:
+    """One figure at this seed, on its coarse grid."""
+    torch.set_num_threads(1)
+    classes = figures.STUDIES[STUDIES[name]]
+    s = replace(figures.SCALES[o.scale], grid=figures.SCALES[o.scale].beyond)
+    own = replace(o, name=STUDIES[name], out=o.out / "study")
+    b, test, settings = figures.bench(own, s, classes)
+    store = figures.fill(own, b, test, settings, ())
+    true = store.preview("joint").at(weightings(len(classes), s.grid))
+    store.close()
+    N, D = b.train.X.shape[0], b.train.X.shape[1]
+    run = 3.0 * s.steps * N  # of gradient descent, as the paper trains; L-BFGS finds the same minimum sooner
+    hessian = (
+        3 + (CLASSES + 1) / 2 * D
+    )  # an example's gradient and Hessian, in forward passes: C (C + 1) / 2 products D x D
+    descent = [q.mode().vector for q in b.descended]
+    precisions = [
+        s.ess * softmax.squared_gradients(t, theta, s.prior)
+        for t, theta in zip(b.tasks, descent, strict=True)
+    ]
+    squares = [Diagonal(q.mode(), b.params(h)) for q, h in zip(b.descended, precisions, strict=True)]
+    costs = Costs(
+        run=lambda alpha: run * sum(len(t.X) for a, t in zip(alpha, b.tasks, strict=True) if a > 0) / N,
+        sources={"descent": run, "squares": 3.0 * N}
+        | dict.fromkeys(("von", "mixture"), s.iterations * s.samples * hessian * N),
+        needs={"simple": ("descent",), "squared_gradients": ("descent", "squares"), "von": ("von",),
+               f"mixture_{s.components}": ("mixture",)},
+        score=len(test.X), losses=N,
+    )  # fmt: skip
+    model = nn.Linear(D, CLASSES, bias=False, dtype=torch.float64)
+    families = {
+        "simple": partial(modes, posteriors=b.descended),
+        "squared_gradients": partial(modes, posteriors=squares),
+        "von": partial(modes, posteriors=b.von),
+    }
+    return Ingredients(
+        name, o.seed, tuple(classes), true, model, families,
+        {f"mixture_{s.components}": partial(modes, posteriors=b.mixtures)},
+        partial(recognised, test, classes), partial(losses, dict(zip(classes, b.tasks, strict=True)), s.prior),
+        partial(train, b), costs, o.out,
+    )  # fmt: skip
+
+
+def recognised(test: softmax.Examples, classes: Labels, model: Module) -> dict[str, Tensor]:
+    """1 for each of a task's test images that is recognised among all classes."""
+    right = (model(test.X).argmax(-1) == test.y).float()
+    return {task: right[torch.isin(test.y, torch.tensor(labels))] for task, labels in classes.items()}
+
+
+def losses(tasks: Mapping[str, softmax.Examples], prior: float, model: Module) -> dict[str, float]:
+    """Each task's mean cross entropy and the prior, which together are what is trained."""
+    size = sum(float(p.square().sum()) for p in model.parameters())
+    return {n: float(cross_entropy(model(t.X), t.y)) + 0.5 * prior * size for n, t in tasks.items()}
+
+
+def train(b: Bench, alpha: tuple[float, ...], *, start: Flat | None, share: float) -> Flat:
+    """The joint minimum or, from a preview, ``share`` of the steps of gradient descent towards it."""
+    s = b.s
+    if start is None:
+        found, _, _ = softmax.joint(
+            b.tasks, torch.tensor([alpha], dtype=torch.float64), prior=s.prior, tolerance=s.tolerance
+        )
+        return b.params(found[0])
+    X, Y = torch.cat([t.X for t in b.tasks]), torch.cat([t.indicators for t in b.tasks])
+    shares = torch.cat(
+        [t.X.new_full((len(t.X), 1), a / len(t.X)) for a, t in zip(alpha, b.tasks, strict=True)]
+    )
+    W = start.vector.view(CLASSES, -1).double()
+    for _ in range(max(1, round(share * s.steps))):
+        residual = shares * (torch.softmax(X @ W.mT, -1) - Y)
+        W = W - s.lr * (residual.mT @ X + s.prior * W)
+    return b.params(W.flatten())
