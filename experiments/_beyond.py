@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from _beyond_scores import by_process, by_terms
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import Module
@@ -19,11 +18,13 @@ from previa import Flat, Modes, Run, anchored, compare, open_checkpoint, save_ch
 from previa.core.warp import Method
 from previa.run.live import Recalibrate
 from previa.run.powers import POWERS, choose_power
+from previa.run.run_scores import interpolated
 from previa.run.scoring import Scorer
 from previa.study.compare import Quality
 from previa.study.preview import Preview
 from previa.study.simplex import find, grid, key, probes, uniform
 from previa.study.store import Store
+from previa.study.surrogate import gaussian_process
 
 START = 0.5  # power of the previews that short runs start from: nothing is chosen yet
 SHORT = 1 / 3  # of a joint run's steps
@@ -249,11 +250,12 @@ def _anchored(t: Table, name: str, runs: list[Run], share: float) -> dict[str, A
     training, other = costs.of("simple") + trained, costs.score * (T + len(runs))
     kind = name.removeprefix("anchored_")
     for p in (1.0, 0.5, 0.25):
-        found = by_terms(corners, at, known, alphas, p)
+        found = interpolated(corners, at, known, alphas, p=p)
         t.add(f"scores_{kind}_p{p:g}", _of(i, found), training, other, p=p)
     p = choice["p"]
-    t.add(f"scores_{kind}", _of(i, by_terms(corners, at, known, alphas, p)), training, other, p=p)
-    t.add(f"scores_gp_{kind}", _of(i, by_process(corners, at, known, alphas)), training, other)
+    t.add(f"scores_{kind}", _of(i, interpolated(corners, at, known, alphas, p=p)), training, other, p=p)
+    process = gaussian_process(np.vstack([np.eye(T), at]), np.vstack([corners, known]))
+    t.add(f"scores_gp_{kind}", _of(i, process.predict(alphas)[0]), training, other)
     return {**choice, "run_scores": known.mean(1).tolist()}
 
 
