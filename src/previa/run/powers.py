@@ -63,6 +63,7 @@ def choose_power(
         warp([1.0], p)
     rows = np.atleast_2d(check_alphas(alphas, len(tasks), where="choose_power"))
     table: dict[str, dict[float, float]] = {}
+    failures: list[str] = []
     for name, make in methods.items():
         table[name] = {}
         for p in powers:
@@ -77,15 +78,20 @@ def choose_power(
                     workers=workers,
                     progress=progress and _told(progress, f"joint loss, {name}, p = {p:g}"),
                 )
-            except ScoreError:  # at every weighting, as where merged models diverge: not the one to choose
+            except (
+                ScoreError
+            ) as error:  # at every weighting, as where merged models diverge: not the one to choose
+                failures.append(str(error))
                 table[name][float(p)] = float("nan")
                 continue
             table[name][float(p)] = float((rows * found.scores).sum(axis=1).mean())
     own = {name: min(own, key=lambda p: _rank(own[p])) for name, own in table.items()}
     best = min(table, key=lambda name: _rank(table[name][own[name]]))
     if not np.isfinite(table[best][own[best]]):
+        why = f" First failure: {failures[0]}" if failures else ""
         raise InputError(
-            f"choose_power: no joint loss is finite: {table}. Do the tasks' losses hold NaN at the tasks' own parameters?"
+            f"choose_power: no joint loss is finite at all weightings, of {', '.join(table)} at p = "
+            f"{', '.join(f'{p:g}' for p in powers)}. Are the tasks' losses finite at the tasks' own parameters?{why}"
         )
     return Chosen(best, own[best], table, len(methods) * len(powers) * len(rows), own)
 
