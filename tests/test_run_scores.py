@@ -94,8 +94,10 @@ def test_the_power_of_the_scores_is_found_by_leaving_anchors_out(power):
     assert by_scores(runs, grid(3, 5)).provenance["p"] == power
 
 
-def test_anchors_with_equal_weights_leave_the_power_at_one_and_say_so():
-    chosen = choose_power_of_scores(scored(runs_of(3, propose(3, 4)), power=0.3))
+def test_anchors_with_equal_weights_leave_the_power_as_it_was_and_say_so():
+    runs = scored(runs_of(3, propose(3, 4)), power=0.3)
+    assert by_scores(runs, grid(3, 2), otherwise=0.4).provenance["p"] == 0.4
+    chosen = choose_power_of_scores(runs)
     assert chosen.p == 1
     assert "equal weights" in chosen.reason
     assert "no anchors" in choose_power_of_scores(scored(np.eye(3))).reason
