@@ -20,7 +20,7 @@ from previa.run.live import Recalibrate
 from previa.run.powers import POWERS, choose_power
 from previa.run.run_scores import interpolated
 from previa.run.scoring import Scorer
-from previa.study.compare import Quality
+from previa.study import quality
 from previa.study.preview import Preview
 from previa.study.simplex import find, grid, key, probes, uniform
 from previa.study.store import Store
@@ -30,7 +30,6 @@ START = 0.5  # power of the previews that short runs start from: nothing is chos
 SHORT = 1 / 3  # of a joint run's steps
 TOUCH = 0.1  # of a joint run's steps, at every weighting of a refined preview
 PLANE = 16  # steps of the grid whose losses the in-plane preview is found by
-KEPT = ("regret_at_1", "regret_noise", "spearman", "spearman_top25", "iou_top10", "mse", "offset")
 Row = dict[str, Any]
 
 
@@ -159,14 +158,37 @@ class Table:
         row |= {"family": None, "p": None}
         row |= {"cost": (training + other) / self.unit, "training": training / self.unit, **more}
         if preview is not None:
-            row |= {name: getattr(judged(i.truth, preview), name) for name in KEPT}
+            row |= judged(i.truth, preview)
         self.rows.append(row)
 
 
-def judged(truth: Preview, preview: Preview) -> Quality:
-    """The preview's quality."""
+def judged(truth: Preview, preview: Preview) -> dict[str, float | None]:
+    """What ``compare`` says of a preview, of which a table of many rows needs only this."""
+    shared = [row for row, alpha in enumerate(truth.alphas) if find(preview.alphas, alpha) is not None]
+    s, p, alphas = (
+        truth.mean[shared],
+        preview.at(truth.alphas[shared]).mean,
+        np.array(truth.alphas[shared]),
+    )
+    good = np.isfinite(s) & np.isfinite(p)
+    s, p, alphas = s[good], p[good], alphas[good]
+    order, best = quality.ranking(p, alphas), quality.ranking(s, alphas)
+    first = quality.top(best, 0.25)
+    return {
+        "regret_at_1": max(0.0, float(s[best[0]] - s[order[0]])),
+        "spearman": quality.spearman(p, s),
+        "spearman_top25": quality.spearman(p[first], s[first]),
+        "iou_top10": quality.iou(quality.top(order, 0.1), quality.top(best, 0.1)),
+        "mse": float(((p - s) ** 2).mean()),
+        "offset": float((p - s).mean()),
+    }
+
+
+def noise(truth: Preview) -> float | None:
+    """A regret up to this cannot be told from 0."""
     even = uniform(len(truth.tasks))
-    return compare(truth, {"it": preview}, uniform=even, size_proportional=even).methods["it"]
+    found = compare(truth, {"it": truth}, uniform=even, size_proportional=even).methods["it"]
+    return found.regret_noise
 
 
 def rows(i: Ingredients) -> tuple[list[Row], dict[str, Any]]:
@@ -190,6 +212,9 @@ def rows(i: Ingredients) -> tuple[list[Row], dict[str, Any]]:
         for name, (method, cost) in i.more.items():
             t.add(name, t.seen(name, method), cost, t.map)
         refined = _refined(t, chosen["warped"])
+        floor = noise(i.truth)
+        for row in t.rows:
+            row["regret_noise"] = floor
         return t.rows, {"chosen": chosen, "refined": refined, **known}
 
 
@@ -202,8 +227,7 @@ def _known(t: Table) -> dict[str, Any]:
         t.add("joint_again", i.again, sum(costs.run(a) for a in i.again.alphas), costs.score * len(i.again))
     at = find(i.truth.alphas, uniform(len(i.tasks)))
     best = float(np.nanmax(i.truth.mean))
-    t.add("uniform", None, 0.0, 0.0, regret_at_1=best - float(i.truth.mean[at]), spearman=None, mse=None,
-          regret_noise=judged(i.truth, i.truth).regret_noise)  # fmt: skip
+    t.add("uniform", None, 0.0, 0.0, regret_at_1=best - float(i.truth.mean[at]), spearman=None, mse=None)  # fmt: skip
     for name, method in {**i.families, **i.others}.items():
         family = name if name in i.families else None
         t.add(name, t.seen(f"{name}, p = 1", method), costs.of(name), t.map, family=family, p=1.0)
