@@ -10,7 +10,8 @@ import pytest
 
 from previa.cli import main
 from previa.errors import FileError, StoreError
-from previa.show.outputs import Results, _twins, publish
+from previa.show.outputs import Results, publish
+from previa.show.results import _twins
 from previa.study.simplex import grid, uniform
 from previa.study.store import Store
 

@@ -1,12 +1,15 @@
 """The report opened from disk in real headless Chromium: it works by mouse and by keys, and never uses the network."""
 
 import shutil
+import sys
 from dataclasses import replace
 
 import pytest
 
+from previa.show.outputs import Results, publish
 from previa.study.compare import compare
 from previa.study.pareto import compare_fronts, front
+from sharpened_study import anchors_of, sharpened_store
 from synthetic_previews import made_up, study, written
 
 sync_playwright = pytest.importorskip(
@@ -45,8 +48,8 @@ def opened(browser, tmp_path):
     """Write a report and open it; at the end, nothing may have complained, and nothing but the file was asked for."""
     complaints, requests, contexts = [], [], []
 
-    def open_report(*arguments, width=1280, scheme="light", **more):
-        path = written(tmp_path / "report.html", *arguments, **more)
+    def open_report(*arguments, width=1280, scheme="light", path=None, **more):
+        path = path or written(tmp_path / "report.html", *arguments, **more)
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         contexts.append(context)
         page = context.new_page()
@@ -291,3 +294,65 @@ def test_the_theme_follows_the_system_and_the_button(opened):
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.get_by_role("button", name="Switch between light and dark").click()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark
+
+
+def sharper(folder, T, monkeypatch, **options):
+    """A sharpened study's report, hostile names included; drawn without figures, which take seconds."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with sharpened_store(folder / "s.db", tasks=TASKS[T], **options) as store:
+        powers = store.get("powers") or {}
+        for found in powers.values():
+            found["losses"][HOSTILE] = {"1.0": 0.5}
+        if powers:
+            store.put("powers", powers)
+        publish(store, Results.of(store), folder)
+    return folder / "report.html"
+
+
+def test_the_report_tells_how_its_preview_was_sharpened(opened, tmp_path, monkeypatch):
+    page = opened(path=sharper(tmp_path, 3, monkeypatch))
+    section = page.locator("#sharpened-section")
+    words = section.inner_text()
+    assert "p = 0.25 on Simple averaging" in words
+    assert "± 1.3 points (90 %" in words
+    assert page.locator("#sharpened-maps figure").count() == 3  # simple once, warped, anchored
+    assert section.locator(".chosen").all_inner_texts() == ["0.4", "0.4"]
+    rows = section.locator("table").first.locator("tbody tr")
+    assert rows.count() == 3
+    assert section.locator("table").first.locator("thead th").all_inner_texts()[:2] == ["Family", "p = 1"]
+    assert section.locator("tbody th").get_by_text(HOSTILE).count() == 2  # one in each table of powers
+    assert page.locator("img").count() == 0
+    for name, n in (("simple", 0), ("warped", 0), ("anchored", len(anchors_of(3)))):
+        assert page.locator(f"#sharpened-maps figure[data-method={name}] .anchor").count() == n
+    assert page.locator("#maps figure[data-method=anchored] .anchor").count() == 4
+    assert page.locator("#legend .anchor").count() == 1
+    page.locator("#sharpened-maps figure[data-method=warped] [data-row]").nth(7).click()
+    assert in_view(page)[0] == "Pinned"
+    assert page.locator("#maps .pinned").count() >= 1
+    page.locator("input[name=show][value='1']").check()  # the maps of the section follow
+    colours = [page.locator(f"{place} figure[data-method=anchored] [data-row]").nth(9).get_attribute("fill")
+               for place in ("#maps", "#sharpened-maps")]  # fmt: skip
+    assert colours[0] == colours[1]
+
+
+def test_two_tasks_show_the_band_around_the_sharpened_curve(opened, tmp_path, monkeypatch):
+    page = opened(path=sharper(tmp_path, 2, monkeypatch))
+    assert page.locator("#maps .band").count() == 1
+    assert page.locator("#sharpened-maps figure").count() == 2
+    assert page.locator("#sharpened-maps .band").count() == 1
+    assert page.locator("#sharpened-maps .anchor").count() == 1
+    page.locator("input[name=method][value=simple]").check()
+    assert page.locator("#maps .band").count() == 0
+
+
+@pytest.mark.parametrize("T", [2, 3, 4])
+def test_a_sharpened_report_fits_a_phone(opened, T, tmp_path, monkeypatch):
+    page = opened(path=sharper(tmp_path, T, monkeypatch), width=390)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert page.locator("#sharpened-section").is_visible()
+
+
+def test_an_older_store_has_no_such_section(opened, tmp_path, monkeypatch):
+    page = opened(path=sharper(tmp_path, 3, monkeypatch, facts=False))
+    assert not page.locator("#sharpened-section").is_visible()
+    assert page.locator("#maps .anchor").count() == 0

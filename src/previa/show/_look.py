@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from previa.errors import FileError, InputError, MissingExtraError
+from previa.show._methods import parted
 from previa.study.quality import ranking
 
 if TYPE_CHECKING:
@@ -31,6 +32,12 @@ LABELS = {
     "squared_gradients": "Hessian-weighted, squared gradients",
     "regmean": "RegMean, input moments",
     "mixture": "Mixture-weighted, EM",
+    "centre": "One look from the centre",
+    "scores": "Interpolated scores",
+    "scores_gp": "Gaussian process on scores",
+    "warped": "Warped weights",
+    "anchored": "Anchored at joint runs",
+    "refined": "Refined by joint training",
     "joint": TRUTH,
 }
 
@@ -40,6 +47,12 @@ SHORT = {  # where there is no room for the long ones
     "squared_gradients": "Hessian, sq. grad.",
     "regmean": "RegMean",
     "mixture": "Mixture, EM",
+    "centre": "Centre",
+    "scores": "Scores",
+    "scores_gp": "GP on scores",
+    "warped": "Warped",
+    "anchored": "Anchored",
+    "refined": "Refined",
     "joint": "Truth",
 }
 
@@ -53,6 +66,9 @@ PIXELS_PER_INCH = 140
 
 def label(method: str) -> str:
     """The name of a method for a person: the known ones in words, any other as it is."""
+    family, how = parted(method)
+    if family and how:
+        return f"{label(family)}, {how}"
     part = method.removeprefix("mixture_")
     if part != method and part.isdecimal():
         return f"Mixture of {part}, EM"

@@ -42,16 +42,27 @@ def contours(
     title: str = "",
     unit: str = "score",
     weights: Mapping[str, float] | None = None,
+    anchors: Mapping[str, Array] | None = None,
+    band: Mapping[str, float] | None = None,
 ) -> None:
     """Draw the mean score over tasks of every weighting, the truth beside each preview, to a PNG file.
 
     Three tasks: filled triangles on one colour scale. Two: curves. Four or more: for each task, the best score that is
     reachable at each of its weights. title: the study's name; unit: the score's ("accuracy"); weights: how much each task
-    counts in the mean. Raises InputError, FileError, MissingExtraError.
+    counts in the mean. anchors: by method the weightings [n, T] of its joint runs, marked on triangles and curves; band: by method
+    half the width of the error band around its mean score, drawn for two tasks. Raises InputError, FileError, MissingExtraError.
     """
     tasks, lands = landscapes(truth, previews, weights)
     score = averaged(unit, weights)
-    made = {2: curves, 3: triangles}.get(len(tasks), profiles)(tasks, lands, score)
+    anchors, band = anchors or {}, band or {}
+    if len(tasks) == 2:
+        made = curves(tasks, lands, score, anchors=anchors, band=band)
+    else:
+        made = (
+            triangles(tasks, lands, score, anchors=anchors)
+            if len(tasks) == 3
+            else profiles(tasks, lands, score)
+        )
     first = {2: "", 3: CORNERS}.get(
         len(tasks), "For each task: the best score that any weighting reaches when that task has this weight, the others "
         "being free. ")  # fmt: skip
@@ -59,6 +70,9 @@ def contours(
     if len(tasks) < 4:
         marks += ["★ the preview's pick"] if set(lands) - {"joint"} else []
         marks += ["○ the best weighting of the truth"] if "joint" in lands else []
+        marks += ["◆ a joint run as its anchor"] if set(anchors) & set(lands) else []
+    if len(tasks) == 2 and set(band) & set(lands):
+        marks += ["shaded: its error band"]
     if len(tasks) == 3 and any(np.isnan(land.mean).any() for land in lands.values()):
         marks += ["× not scored"]
     both = "joint" in lands and len(lands) > 1
@@ -68,8 +82,14 @@ def contours(
     save(made, path)
 
 
-def triangles(tasks: tuple[str, ...], lands: Mapping[str, Landscape], score: str) -> Any:
-    """One filled triangle a method, on one colour scale."""
+def triangles(
+    tasks: tuple[str, ...],
+    lands: Mapping[str, Landscape],
+    score: str,
+    *,
+    anchors: Mapping[str, Array] | None = None,
+) -> Any:
+    """One filled triangle a method, on one colour scale; anchors: by method the weightings [n, 3] that are marked."""
     columns = 2 if len(lands) == 4 else min(3, len(lands))
     rows = -(-len(lands) // columns)
     width, height = 3.3 * columns + 1.25, 3.4 * rows + 1.1
@@ -84,6 +104,8 @@ def triangles(tasks: tuple[str, ...], lands: Mapping[str, Landscape], score: str
         )
         filled(axes, land.alphas, land.mean, colours)
         frame(axes, tasks)
+        for alpha in (anchors or {}).get(method, ()):
+            mark(axes, alpha, "anchor")
         if best is not None:
             mark(axes, lands["joint"].alphas[best], "best")
         if land.pick is None:

@@ -10,8 +10,18 @@ from previa.show._look import DASHES, INK, LINES, TRUTH, Array, Landscape, figur
 STEPS = 20  # of a profile, at most: as many as the finest usual grid has
 
 
-def curves(tasks: tuple[str, ...], lands: Mapping[str, Landscape], score: str) -> Any:
-    """Two tasks: the score against the first one's weight, a line a method, the truth with points."""
+def curves(
+    tasks: tuple[str, ...],
+    lands: Mapping[str, Landscape],
+    score: str,
+    *,
+    anchors: Mapping[str, Array] | None = None,
+    band: Mapping[str, float] | None = None,
+) -> Any:
+    """Two tasks: the score against the first one's weight, a line a method, the truth with points.
+
+    anchors: by method the weightings [n, 2] that are marked on its line; band: by method half the width of the error band.
+    """
     made = figure(8.2, 4.9)
     axes = made.add_axes((0.095, 0.2, 0.6, 0.69))
     for (method, land), (colour, dash) in zip(_truth_last(lands), _styles(lands), strict=True):
@@ -23,6 +33,19 @@ def curves(tasks: tuple[str, ...], lands: Mapping[str, Landscape], score: str) -
             )
         else:
             axes.plot(x, y, color=colour, linestyle=dash, linewidth=1.7, label=plain(label(method), width=22))
+            if (half := (band or {}).get(method)) is not None:
+                axes.fill_between(x, y - half, y + half, color=colour, alpha=0.16, linewidth=0, zorder=1)
+            places = np.array([alpha[0] for alpha in (anchors or {}).get(method, ())])
+            axes.scatter(
+                places,
+                np.interp(places, x, y),
+                marker="D",
+                s=40,
+                c="white",
+                edgecolors=colour,
+                linewidths=1.3,
+                zorder=6,
+            )
         if land.pick is None:
             continue
         at = (land.alphas[land.pick, 0], land.mean[land.pick])

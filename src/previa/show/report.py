@@ -50,7 +50,7 @@ def write_report(
     the same; any value may be missing or None. facts, all optional: "warnings" and "notes" [str], "unit" ("accuracy"),
     "method" (the preview behind the recommendation), "study" (the study file, for commands), "sizes" and "test_sizes"
     {task: examples}, "failures" {method: weightings}, "seconds" {what: seconds}, "metric_weights" {task: weight},
-    "version", "date". Raises InputError when tasks differ, FileError when it cannot be written.
+    "sharpened" (what `sharpened` returns), "version", "date". Raises InputError when tasks differ, FileError when it cannot be written.
     """
     known, lands = landscapes(truth, previews, facts.get("metric_weights"))
     if tuple(tasks) != known:
@@ -74,6 +74,7 @@ def write_report(
         },
         "pairs": conflicts(next(iter(lands.values())).scores),
         "facts": facts,
+        "labels": _labels(facts.get("sharpened") or {}),
     }
     sentence = str(data["recommendation"].get("sentence") or "No recommendation was made in this study.")
     lead, more = _led(sentence)
@@ -123,6 +124,14 @@ def _methods(lands: Mapping[str, Landscape], failures: Mapping[str, int]) -> dic
         }
         methods.append(entry)
     return {"designs": designs, "methods": methods}
+
+
+def _labels(sharper: Mapping[str, Any]) -> dict[str, str]:
+    """The names of families that were compared, of which there may be no preview."""
+    families = {
+        family for found in (sharper.get("powers") or {}).values() for family in found.get("losses") or {}
+    }
+    return {family: label(family) for family in sorted(families)}
 
 
 def _front(truth: "Preview", fronts: Fronts) -> dict[str, Any]:

@@ -100,9 +100,12 @@ def frame(axes: Any, tasks: tuple[str, ...], *, ticks: bool = True, size: float 
 
 
 def mark(axes: Any, alpha: Array, kind: str, *, size: float = 1) -> None:
-    """A star for a preview's pick, a ring for the best of the truth."""
+    """A star for a preview's pick, a diamond for an anchor, a ring for the best of the truth."""
     if kind == "pick":
         axes.scatter(*alpha[:, None], marker="*", s=150 * size, c="white", edgecolors=INK, linewidths=0.9, zorder=7,
+                     clip_on=False)  # fmt: skip
+    elif kind == "anchor":
+        axes.scatter(*alpha[:, None], marker="D", s=34 * size, c="white", edgecolors=INK, linewidths=0.9, zorder=6,
                      clip_on=False)  # fmt: skip
     else:
         for width, colour in ((3.4, INK), (1.7, "white")):

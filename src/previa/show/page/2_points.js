@@ -15,6 +15,7 @@ const markers = {
   ],
   uniform: (x, y) =>
     ["plus-back", "plus"].map((c) => svg("path", { class: c, d: `M${x - 5} ${y}h10M${x} ${y - 5}v10` })),
+  anchor: (x, y) => [svg("path", { class: "anchor", d: `M${x} ${y - 6.5}l6.5 6.5l-6.5 6.5l-6.5 -6.5z` })],
   region: (x, y) => [svg("circle", { class: "dot", cx: x, cy: y, r: 2 })],
   here: (x, y) => [svg("circle", { class: "here", cx: x, cy: y, r: 6 })],
   pinned: (x, y) => [svg("circle", { class: "pinned", cx: x, cy: y, r: 7.5 })],
@@ -121,6 +122,7 @@ const livePoints = (root, method, places, shapes, locate, bare = false) => {
   };
   const fixedMarks = () => [
     ...(method.key === data.chosen ? (recommendation.region ?? []).flatMap((alpha) => stamp("region", alpha)) : []),
+    ...anchorsOf(method).flatMap((alpha) => stamp("anchor", alpha)),
     ...stamp(
       "uniform",
       data.tasks.map(() => 1 / T),

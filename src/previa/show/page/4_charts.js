@@ -46,7 +46,8 @@ const curves = () => {
   // one chart: the truth, the chosen preview, and the others behind them
   const chosen = byKey.get(state.method);
   const drawn = [...previews.filter((m) => m !== chosen), ...(truth && truth !== chosen ? [truth] : []), chosen];
-  const y = padded(drawn.flatMap(heights));
+  const half = (state.level === "score" && state.show < 0 && bandOf(chosen)?.half_width) || 0;
+  const y = padded([...drawn.flatMap(heights), ...sorted(chosen).flatMap(([, v]) => (half ? [v - half, v + half] : []))]);
   const title = state.level === "gap" ? "below each curve's own best" : `${shorten(shown(), 40)} (${data.unit})`;
   const frame = axes(
     { low: 0, high: 1 },
@@ -64,6 +65,7 @@ const curves = () => {
     frame.node,
   );
   const painters = [];
+  if (state.level === "score" && state.show < 0) root.append(...banded(chosen, frame));
   for (const method of drawn) {
     const xs = method.alphas.map((a) => frame.sx(a[0])),
       ys = heights(method).map((v) => (v === null ? null : frame.sy(v)));
@@ -97,7 +99,7 @@ const curves = () => {
     alphas: chosen.alphas,
     label: `${chosen.label}${truth && truth !== chosen ? " (blue) beside the truth (black)" : ""}`,
   };
-  return { node: framed(named, root, "; grey: the other methods"), marks };
+  return { node: framed(named, root, `; grey: the other methods${half ? `; shaded: ± ${wide(half)}` : ""}`), marks };
 };
 
 const scatterAxes = [0, 1];

@@ -78,7 +78,7 @@ const draw = () => {
   put("maps", ...maps.map((m) => m.node));
 };
 const paint = () => {
-  for (const map of maps) (map.paint ?? map.marks)();
+  for (const map of [...maps, ...sharperMaps]) (map.paint ?? map.marks)();
 };
 
 const strip = (colours, marks, words, label) => {
@@ -121,6 +121,7 @@ const legend = () => {
       {},
       previews.length ? item("pick", "the preview's pick") : null,
       truth ? item("best", "best of the truth") : null,
+      sharper?.anchored.length && sharper.anchors.length ? item("anchor", "a joint run that is an anchor") : null,
       item("uniform", "uniform weights"),
       recommendation.region?.length ? item("region", "near-best region of the recommended preview") : null,
       item("pinned", "pinned"),
@@ -171,11 +172,12 @@ choice();
 controls();
 tradeoffs();
 qualityTable();
+sharpened();
 costs();
 trust();
 listeners.push((change) => {
   if ("hover" in change || "pin" in change) {
-    for (const map of maps) map.marks();
+    for (const map of [...maps, ...sharperMaps]) map.marks();
   } else {
     if (T === 2 || "method" in change || T > 3) draw();
     paint();

@@ -1,0 +1,120 @@
+"""What a store says: its previews, judged by its truth where it has one, and the recommendation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from previa.errors import StoreError
+from previa.show._methods import TRUTH, WARM, place
+from previa.show.sharpened import sharpened
+from previa.show.summary import summary
+from previa.study.compare import FEWEST, Comparison, compare
+from previa.study.pareto import Fronts, compare_fronts
+from previa.study.preview import Preview
+from previa.study.recommend import Recommendation, recommend
+from previa.study.simplex import key, show, uniform
+from previa.study.store import Store
+
+
+@dataclass(frozen=True)
+class Results:
+    """A store's previews, judged by its truth where it has one."""
+
+    truth: Preview | None
+    previews: Mapping[str, Preview]
+    method: str
+    """the preview that the recommendation follows"""
+    weights: Mapping[str, float]
+    """how much each task counts in the mean score"""
+    comparison: Comparison | None
+    fronts: Mapping[str, Fronts]
+    """the Pareto front of each preview that shares enough weightings with the truth"""
+    recommendation: Recommendation
+    summary: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls, store: Store, *, method: str | None = None, weights: Mapping[str, float] | None = None
+    ) -> Results:
+        """Read, compare, recommend. method: by default the study's choice, else the last of those that the store has;
+        weights: in place of the study's metric weights, for the tasks that they name.
+
+        There is no comparison where fewer than three weightings have a true and a previewed score.
+        Raises StoreError where nothing was previewed or the method was not, InputError as compare and recommend do.
+        """
+        names = [m for m in store.methods() if m != TRUTH and not m.startswith(WARM)]
+        names.sort(key=place)
+        if not names:
+            raise StoreError(
+                f"{store.path}: nothing was previewed yet. Run `previa preview` on the study first."
+            )
+        previews = {name: store.preview(name) for name in names}
+        scored = {name: preview for name, preview in previews.items() if preview.ok.any()}
+        chosen = _chosen(store, names, scored, method)
+        truth = store.preview(TRUTH) if TRUTH in store.methods() else None
+        w = {**(store.get("metric_weights") or {}), **(weights or {})}
+        even, sizes = uniform(len(store.tasks)), _size_proportional(store)
+        judged = {name: preview for name, preview in scored.items() if _comparable(truth, preview)}
+        comparison, fronts = None, {}
+        if judged and truth is not None:
+            fronts = {name: compare_fronts(truth, preview, name=name) for name, preview in judged.items()}
+            comparison = compare(truth, judged, uniform=even, size_proportional=sizes, weights=w)
+        recommendation = recommend(
+            previews[chosen],
+            uniform=even,
+            size_proportional=sizes,
+            truth=truth,
+            others={
+                name: preview for name, preview in scored.items() if name not in (chosen, *_twins(scored))
+            },
+            weights=w,
+        )
+        sharper = sharpened(store, previews, truth, comparison, w)
+        return cls(
+            truth, previews, chosen, w, comparison, fronts, recommendation,
+            summary(store, chosen, previews, truth, w, comparison, fronts, recommendation, sharper),
+        )  # fmt: skip
+
+
+def _chosen(store: Store, names: list[str], scored: Mapping[str, Preview], method: str | None) -> str:
+    """The preview to follow: ``method``, else the study's choice, else the last one there is."""
+    if method is not None and method not in names:
+        raise StoreError(f"{store.path}: there is no preview {method!r}, only {', '.join(names)}.")
+    wanted = method or store.get("method")
+    if method is None and wanted not in scored and scored:
+        return list(scored)[-1]
+    name = wanted if wanted in names else names[-1]
+    if name not in scored:
+        alpha, message = store.failures(name)[0]
+        raise StoreError(
+            f"{store.path}: {name} has no score at any weighting; at {show(alpha)}: {message.rstrip('.')}. Mend that, and run "
+            "the study again."
+        )
+    return str(name)
+
+
+def _comparable(truth: Preview | None, preview: Preview) -> bool:
+    """Whether enough weightings have a true and a previewed score."""
+    if truth is None:
+        return False
+    seen = {key(alpha) for alpha in preview.alphas[preview.ok]}
+    return sum(key(alpha) in seen for alpha in truth.alphas[truth.ok]) >= FEWEST
+
+
+def _twins(previews: Mapping[str, Preview]) -> list[str]:
+    """Task arithmetic where it is simple averaging, as on the simplex: it would count twice among the other methods."""
+    both = [previews.get(name) for name in ("simple", "task_arithmetic")]
+    if both[0] is None or both[1] is None:
+        return []
+    return ["task_arithmetic"] if np.array_equal(both[0].scores, both[1].scores, equal_nan=True) else []
+
+
+def _size_proportional(store: Store) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """N_t / sum N from the store's "sizes"; uniform where they are not known."""
+    sizes = store.get("sizes") or {}
+    counts = np.array([float(sizes.get(task, 0)) for task in store.tasks])
+    return counts / counts.sum() if counts.all() else uniform(len(store.tasks))
