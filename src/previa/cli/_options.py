@@ -78,14 +78,14 @@ def alpha_of(text: str, tasks: Sequence[str]) -> Any:
     return check_alphas(weights_of(text, tasks), len(tasks), where="--alpha")
 
 
-def weights_of(text: str, tasks: Sequence[str]) -> list[float]:
+def weights_of(text: str, tasks: Sequence[str], option: str = "--alpha") -> list[float]:
     """One number for each of these tasks, whatever they sum to. Raises AlphaError for more or fewer."""
     from previa.errors import AlphaError
 
-    found = numbers(text)
+    found = numbers(text, option)
     if len(found) != len(tasks):
         raise AlphaError(
-            f"--alpha {text}: {len(found)} weights; expected {len(tasks)}, one for each of {', '.join(tasks)}."
+            f"{option} {text}: {len(found)} weights; expected {len(tasks)}, one for each of {', '.join(tasks)}."
         )
     return found
 
@@ -103,13 +103,13 @@ def check_writable(file: Path | None) -> None:
         raise FileError(f"{file}: its folder is read-only. Choose a folder that you may write.")
 
 
-def numbers(text: str) -> list[float]:
-    """The numbers of --alpha. Raises BadParameter, as the next two, where the text has another form."""
+def numbers(text: str, option: str = "--alpha") -> list[float]:
+    """The numbers of an option. Raises BadParameter, as the next two, where the text has another form."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
         raise click.BadParameter(
-            f"{text!r} should be numbers with commas between, as 0.4,0.6", param_hint="--alpha"
+            f"{text!r} should be numbers with commas between, as 0.4,0.6", param_hint=option
         ) from error
 
 

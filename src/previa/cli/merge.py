@@ -48,6 +48,21 @@ AUTO = "auto"
     "--prior-precision", type=float, help="Precision of the prior at the base, with --precision and --base."
 )
 @click.option(
+    "--power",
+    type=float,
+    default=1.0,
+    show_default=True,
+    metavar="P",
+    help="Warp the weights to alpha^P, normalised: below 1 a little weight on a task counts for more, as in joint finetuning.",
+)
+@click.option(
+    "--anchor",
+    "anchors",
+    multiple=True,
+    metavar="A,B,...=PATH",
+    help="A joint run and the weights it was trained at, one per --task: the merge goes through it. As often as there are runs.",
+)
+@click.option(
     "--keep",
     multiple=True,
     metavar="PATTERN|auto",
@@ -85,6 +100,8 @@ def merge(
     precisions: tuple[str, ...],
     base: Path | None,
     prior_precision: float | None,
+    power: float,
+    anchors: tuple[str, ...],
     keep: tuple[str, ...],
     dtype: str | None,
     shard_size: str,
@@ -103,6 +120,7 @@ def merge(
     Examples:
       previa merge --base base --task de=de --task fr=fr --alpha 0.4,0.6 --out merged
       previa merge --task de=de --task fr=fr --alpha 0.5,0.5 --alpha 0.4,0.6 --out 'merged/de{de}'
+      previa merge --task de=de --task fr=fr --power 0.3 --anchor 0.5,0.5=joint --alpha 0.4,0.6 --out merged
       previa merge --task de=de/model.safetensors --task fr=fr/model.safetensors --alpha 0.4,0.6 --out merged.safetensors
     """
     import torch
@@ -114,32 +132,53 @@ def merge(
     rows = [weights_of(text, list(given)) for text in alphas]
     outs = out_paths(out, list(given), rows)
     files = paths("--precision", precisions) if precisions else None
+    joint = [_anchor(text, list(given)) for text in anchors]
     kind = getattr(torch, dtype) if dtype else None
     sizes = bytes_of(shard_size)
     folders = [home(path) for path in given.values()]
     if folders and all(folder and (folder / "adapter_config.json").is_file() for folder in folders):
         _only("models, not adapters", {"--keep": keep, "--replace": replace, "--allow-pickle": allow_pickle})
         prior = {} if prior_precision is None else {"prior_precision": prior_precision}
-        how: dict[str, Any] = {"product": product, "rank": rank, "dtype": kind, **prior}
+        how: dict[str, Any] = {
+            "product": product,
+            "rank": rank,
+            "dtype": kind,
+            "p": power,
+            "anchors": joint,
+            **prior,
+        }
         _adapters(given, rows, outs, base=base, precisions=files, **how)
         return
     _only("adapters, and these are models", {"--product": product, "--rank": rank})
     if out.suffix == ".safetensors":
         _only("folders, not a single file", {"--keep": keep, "--replace": replace})
-        _file(Sources(base, given, files, prior_precision, (), allow_pickle), rows, outs, kind)
+        _file(Sources(base, given, files, prior_precision, (), allow_pickle, power, joint), rows, outs, kind)
         return
     from previa.io.heads import unshared
     from previa.io.merge_folders import Form, merge_folders
 
     patterns = [pattern for pattern in keep if pattern != AUTO]
     if AUTO in keep:
-        patterns += unshared(base, given, allow_pickle=allow_pickle)
-    sources = Sources(base, given, files, prior_precision, tuple(patterns), allow_pickle)
+        patterns += unshared(base, given, anchors=joint, allow_pickle=allow_pickle)
+    sources = Sources(base, given, files, prior_precision, tuple(patterns), allow_pickle, power, joint)
     merged = merge_folders(sources, rows, outs, Form(kind, sizes, replace))
     for each in merged:
         click.echo(f"Model: {each.out}")
     for note in merged[0].notes:
         click.echo(note)
+
+
+def _anchor(text: str, tasks: Sequence[str]) -> Any:
+    """A joint run of --anchor A,B,...=PATH. Raises BadParameter, and AlphaError for more or fewer weights."""
+    from previa.io.weightings import Anchor
+
+    weights, equals, path = text.partition("=")
+    if not (equals and path):
+        raise click.BadParameter(
+            f"{text!r} should be the weights that a joint run was trained at and its path, as 0.5,0.5=joint",
+            param_hint="--anchor",
+        )
+    return Anchor(tuple(weights_of(weights, tasks, option="--anchor")), Path(path))
 
 
 def _file(sources: Any, rows: Sequence[Sequence[float]], outs: Sequence[Path], dtype: Any) -> None:
@@ -157,6 +196,8 @@ def _file(sources: Any, rows: Sequence[Sequence[float]], outs: Sequence[Path], d
         prior_precision=sources.prior_precision,
         dtype=dtype,
         allow_pickle=sources.allow_pickle,
+        p=sources.p,
+        anchors=sources.anchors,
     )
     click.echo(f"Model: {outs[0]}")
 

@@ -18,9 +18,10 @@ from previa.core.merge import ROUNDING
 from previa.errors import ParamsError
 from previa.io._safetensors import Specs, aligned, as_bytes, header_bytes, written_beside
 from previa.io.adapter_folder import FACTORS, Adapter, weights_file
-from previa.io.merging import ROUNDING as TEXT
 from previa.io.merging import Merging, Sources, prepare
-from previa.io.pieces import Row, common, pieces, rounded
+from previa.io.pieces import common, pieces, rounded
+from previa.io.weightings import ROUNDING as TEXT
+from previa.io.weightings import Anchor, Row
 
 Weights = tuple[Row, ...]  # [A, T]
 
@@ -137,12 +138,18 @@ class Products:
 
 
 def whole_tensors(
-    tasks: Mapping[str, Adapter], base: Adapter | None, alphas: Weights, dtype: torch.dtype | None
+    tasks: Mapping[str, Adapter],
+    base: Adapter | None,
+    alphas: Weights,
+    dtype: torch.dtype | None,
+    *,
+    p: float = 1.0,
+    anchors: Sequence[Anchor] = (),
 ) -> Merging | None:
     """What LoRA folders store whole (heads, biases, embeddings), averaged; None where there is nothing.
 
     Weights that have no average, negative ones or without a base such as do not sum to 1, leave what is equal in all
-    tasks as it is. Raises ParamsError where it is not, and as merge_checkpoints.
+    tasks as it is. anchors: by their weights' files. Raises ParamsError where it is not, and as merge_checkpoints.
     """
     first = next(iter(tasks.values()))
     if not first.dense:
@@ -161,7 +168,8 @@ def whole_tensors(
         alphas, base = tuple((1.0, *(0.0 for _ in row[1:])) for row in alphas), None
     keep = [f"*{end}" for end in FACTORS if any(name.endswith(end) for name in first.tensors)]
     paths = {task: weights_file(adapter) for task, adapter in tasks.items()}
-    return prepare(Sources(base and weights_file(base), paths, keep=keep), alphas, dtype)
+    sources = Sources(base and weights_file(base), paths, keep=keep, p=p, anchors=anchors)
+    return prepare(sources, alphas, dtype)
 
 
 def _check_equal(tasks: Mapping[str, Adapter], why: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import final
 
@@ -12,25 +12,30 @@ from torch import Tensor
 
 from previa.errors import ParamsError
 from previa.io.checkpoint import save_checkpoint
-from previa.io.inputs import ONE_BASE, everyone, home, open_tasks, vocabularies
+from previa.io.inputs import ONE_BASE, everyone, home, open_anchors, open_tasks, vocabularies
 from previa.io.pickled import Stored
 from previa.io.tied import tied
+from previa.io.weightings import Anchor
 
 FOLDER = "heads"
 
 
 def unshared(
-    base: str | Path | None, tasks: Mapping[str, str | Path], *, allow_pickle: bool = False
+    base: str | Path | None,
+    tasks: Mapping[str, str | Path],
+    *,
+    anchors: Sequence[Anchor] = (),
+    allow_pickle: bool = False,
 ) -> tuple[str, ...]:
     """Names of the tensors that cannot be merged: ``merge_folders(keep=unshared(base, tasks))`` keeps them for each task.
 
-    These are the tensors that some task or the base lacks, and those whose shape differs: heads for other labels, a head
+    These are the tensors that some task, anchor or the base lacks, and those whose shape differs: heads for other labels, a head
     that finetuning added to the base, a pretraining head that it dropped. A head of one shape in all tasks and in the base
     is not among them, whatever its labels mean: name such ones yourself. Tied copies of shared tensors are not, either.
     Raises FileError; ParamsError where shapes differ because vocabularies do: those rows are shared, and do not match.
     """
     opened, prior = open_tasks(base, tasks, finite=False, allow_pickle=allow_pickle)
-    checkpoints = everyone(opened, prior)
+    checkpoints = everyone(opened, prior) | open_anchors(anchors, finite=False, allow_pickle=allow_pickle)
     copies = tied(checkpoints, (), None)
     names = dict.fromkeys(name for checkpoint in checkpoints.values() for name in checkpoint)
     found = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, final
@@ -17,7 +17,9 @@ from previa.io.pickled import WEIGHTS as PICKLED
 from previa.io.pickled import Stored, open_stored
 from previa.io.posterior_file import KEY
 from previa.io.tied import tied
+from previa.io.weightings import Anchor
 
+BASE = "the base model"
 ONE_BASE = "All tasks must come from one base model."
 
 
@@ -30,6 +32,12 @@ class Inputs:
     base: Stored | None
     kept: tuple[str, ...]  # names that are not merged, of any checkpoint
     tied: Mapping[str, str]  # name -> the tensor that it is a copy of wherever it is stored
+    anchors: Mapping[str, Stored] = field(default_factory=dict)  # by what errors call them
+
+    @property
+    def everyone(self) -> dict[str, Stored]:
+        """All checkpoints by what errors call them."""
+        return everyone(self.tasks, self.base) | dict(self.anchors)
 
     @property
     def model(self) -> Stored:
@@ -48,7 +56,7 @@ class Inputs:
 
 def everyone(tasks: Mapping[str, Stored], base: Stored | None) -> dict[str, Stored]:
     """The checkpoints by what errors call them, the base first."""
-    found = {} if base is None else {"the base model": base}
+    found = {} if base is None else {BASE: base}
     return found | {f"task {task!r}": checkpoint for task, checkpoint in tasks.items()}
 
 
@@ -62,13 +70,26 @@ def open_tasks(
         task: open_stored(path, finite=finite, allow_pickle=allow_pickle) for task, path in tasks.items()
     }
     prior = None if base is None else open_stored(base, finite=finite, allow_pickle=allow_pickle)
-    for where, checkpoint in everyone(opened, prior).items():
+    _check_kinds(everyone(opened, prior))
+    return opened, prior
+
+
+def open_anchors(anchors: Sequence[Anchor], *, finite: bool, allow_pickle: bool) -> dict[str, Stored]:
+    """The checkpoints of joint runs by what errors call them. Raises as open_tasks."""
+    found = {
+        anchor.name: open_stored(anchor.path, finite=finite, allow_pickle=allow_pickle) for anchor in anchors
+    }
+    _check_kinds(found)
+    return found
+
+
+def _check_kinds(checkpoints: Mapping[str, Stored]) -> None:
+    for where, checkpoint in checkpoints.items():
         if KEY in checkpoint.metadata:
             raise InputError(
                 f"{where}: {checkpoint.path} is a posterior file, not a checkpoint. Give the checkpoint that it was made at, "
                 "and this file as the task's precision."
             )
-    return opened, prior
 
 
 def matched(
@@ -76,6 +97,7 @@ def matched(
     base: Stored | None,
     keep: Sequence[str] = (),
     covered: Collection[str] | None = None,
+    anchors: Mapping[str, Stored] | None = None,
 ) -> Inputs:
     """The checkpoints as one set of inputs. keep: patterns of names that are not merged, as ``classifier.*``.
 
@@ -83,9 +105,9 @@ def matched(
     Raises ParamsError naming task, tensor and both shapes where the others differ in names, shapes or integer dtypes;
     InputError for a pattern that matches nothing, or everything.
     """
-    checkpoints = everyone(tasks, base)
+    checkpoints = everyone(tasks, base) | dict(anchors or {})
     kept = _kept(checkpoints, keep)
-    inputs = Inputs(tasks, base, kept, tied(checkpoints, kept, covered))
+    inputs = Inputs(tasks, base, kept, tied(checkpoints, kept, covered), anchors or {})
     if not inputs.names:
         raise InputError(f"merge: keep = {list(keep)} leaves nothing to merge. Give narrower patterns.")
     where, first = next(iter(checkpoints.items()))

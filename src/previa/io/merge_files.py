@@ -11,6 +11,7 @@ from previa.core.merge import as_alphas
 from previa.errors import AlphaError
 from previa.io.merging import Sources, prepare, write_merged
 from previa.io.shards import Shard
+from previa.io.weightings import Anchor
 
 
 def merge_checkpoints(
@@ -23,6 +24,8 @@ def merge_checkpoints(
     prior_precision: float | None = None,
     dtype: torch.dtype | None = None,
     allow_pickle: bool = False,
+    p: float = 1.0,
+    anchors: Sequence[Anchor] = (),
 ) -> None:
     """Write the preview model at ``alpha``: the mode of p0^gamma * prod_t q_t^alpha_t, gamma = 1 - sum(alpha) (eq. 5).
 
@@ -36,12 +39,15 @@ def merge_checkpoints(
     every entry of ``out`` is the exact one rounded once.
     Integers, booleans, and (with precisions) tensors without a precision must be equal in all tasks.
     allow_pickle: read files of torch.save too, with weights_only=True.
+    p: the tasks' weights are w ~ alpha^p, normalised to the sum of alpha (``warp``); below 1 they saturate, as the truth does.
+    anchors: joint runs, Anchor(alpha, path); what the merge m(w_r) misses at theirs is added: m(w) + sum_r b_r(w) (theta_r - m(w_r))
+    (``anchored``). alpha must sum to one then. At an anchor's weighting ``out`` has its entries bit for bit.
     Raises FileError, AlphaError, ParamsError, NotFiniteError, PrecisionError, InputError; ``out`` appears only when whole.
     """
     if tasks and as_alphas(alpha, len(tasks)).dim() != 1:
         raise AlphaError(
             f"merge: alpha has shape {tuple(torch.as_tensor(alpha).shape)}; expected one weight for each of {list(tasks)}."
         )
-    sources = Sources(base, tasks, precisions, prior_precision, allow_pickle=allow_pickle)
+    sources = Sources(base, tasks, precisions, prior_precision, (), allow_pickle, p, anchors)
     merging = prepare(sources, [alpha], dtype)
     write_merged(merging, [Shard(Path(out).name, merging.specs)], [[Path(out)]])

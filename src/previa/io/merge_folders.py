@@ -17,7 +17,7 @@ from previa.errors import InputError
 from previa.io.carry import Carried, carry, find_carried
 from previa.io.folder import check_free, folder_beside
 from previa.io.heads import FOLDER, write_heads
-from previa.io.inputs import everyone, home
+from previa.io.inputs import home
 from previa.io.merging import Merging, Sources, prepare, write_merged
 from previa.io.shards import SHARD_SIZE, shards_of, write_index
 from previa.io.tokens import check_tokens
@@ -54,6 +54,9 @@ class MergedFolder:
     out: Path
     alpha: Mapping[str, float]
     gamma: float  # 1 - sum(alpha), the weight of the base
+    p: float  # the tasks' weights are alpha^p, normalised
+    anchors: tuple[Mapping[str, object], ...]
+    """{"alpha": what it was trained at, "from": its path, "weight": how much what is missed there counts here} of each"""
     files: int  # safetensors files of the model
     kept: tuple[str, ...]  # tensors that are not in the model, but in heads/<task>.safetensors
     tied: Mapping[str, str]  # tensor -> the one that it is a copy of in every checkpoint that stores it
@@ -65,7 +68,7 @@ def merge_folders(
 ) -> tuple[MergedFolder, ...]:
     """Write a folder with the preview model at each of ``alphas``: the mode of p0^gamma * prod_t q_t^alpha_t (eq. 5).
 
-    sources: base, tasks, precisions and prior as merge_checkpoints has them, each a folder or a file; ``keep`` are patterns of
+    sources: base, tasks, precisions, prior, p and anchors as merge_checkpoints has them, each a folder or a file; ``keep`` are patterns of
     tensors that tasks do not share, such as ``classifier.*``: they are not averaged, and each task's are written to
     heads/<task>.safetensors (see unshared for finding them). alphas: [A, T], in the order of tasks. outs: [A].
     Every input tensor is read once for all weightings, a piece at a time, and summed in float64. config.json and the
@@ -96,8 +99,10 @@ def merge_folders(
             heads = write_heads(folder, merging.inputs.tasks, merging.inputs.kept, form.dtype)
             merged = MergedFolder(
                 path,
-                dict(zip(sources.tasks, merging.alphas[row], strict=True)),
-                merging.gammas[row],
+                merging.weights.alpha(row),
+                merging.weights.gammas[row],
+                merging.weights.p,
+                merging.weights.anchors_at(row),
                 len(shards),
                 merging.inputs.kept,
                 merging.inputs.tied,
@@ -111,7 +116,7 @@ def merge_folders(
 def _homes(merging: Merging) -> dict[str, Path]:
     """The model folders of the inputs by what errors call them, the base first. Raises InputError for an adapter."""
     found = {}
-    for where, checkpoint in everyone(merging.inputs.tasks, merging.inputs.base).items():
+    for where, checkpoint in merging.inputs.everyone.items():
         folder = home(checkpoint.path)
         if folder is not None and (folder / "adapter_config.json").is_file():
             raise InputError(
@@ -145,6 +150,12 @@ def _notes(
         f"Tied: {name} is a copy of {target} wherever it is stored, and is merged as that."
         for name, target in inputs.tied.items()
     )
+    if merging.weights.p != 1:
+        notes.append(f"The tasks' weights are alpha^{merging.weights.p:g}, normalised.")
+    if merging.weights.anchors:
+        notes.append(
+            f"Anchored at joint runs: {', '.join(str(anchor.path) for anchor in merging.weights.anchors)}."
+        )
     names = {folder: where for where, folder in reversed(tuple(homes.items()))}
     if carried.config is None:
         notes.append(
@@ -163,6 +174,8 @@ def _write_record(folder: Path, merged: MergedFolder, sources: Sources) -> None:
         "previa": version("previa"),
         "alpha": dict(merged.alpha),
         "gamma": merged.gamma,
+        "p": merged.p,
+        "anchors": list(merged.anchors),
         "precisions": sources.precisions is not None,
         "prior_precision": sources.prior_precision,
         "kept": list(merged.kept),

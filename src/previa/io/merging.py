@@ -16,19 +16,16 @@ import torch
 from torch import Tensor
 
 from previa.core.merge import ROUNDING as EXACT
-from previa.core.merge import as_alphas
 from previa.errors import AlphaError, InputError, NotFiniteError, PrecisionError
 from previa.io._safetensors import CODES, Specs, aligned, as_bytes, header_bytes, written_beside
-from previa.io.inputs import Inputs, check_dtype, matched, open_tasks
+from previa.io.inputs import BASE, Inputs, check_dtype, everyone, matched, open_anchors, open_tasks
 from previa.io.pickled import Stored
-from previa.io.pieces import Averages, Members, Posteriors, Row, common, pieces, rounded
+from previa.io.pieces import Averages, Members, Posteriors, common, pieces, rounded
 from previa.io.posterior_file import PosteriorFile
 from previa.io.precisions import check_precisions, open_precisions
 from previa.io.shards import Shard
+from previa.io.weightings import ROUNDING, Anchor, Weightings, weightings
 from previa.io.workers import side_by_side
-
-# of 1 - sum(alpha): weights often come as text of a few digits, and without a prior no gamma is meant; with one it is what is left
-ROUNDING = 1e-5
 
 Paths = Mapping[str, str | Path]
 
@@ -36,7 +33,11 @@ Paths = Mapping[str, str | Path]
 @final
 @dataclass(frozen=True)
 class Sources:
-    """The files that are merged. precisions: posterior files of all tasks, or None; prior_precision: around the base."""
+    """The files that are merged, and how.
+
+    precisions: posterior files of all tasks, or None; prior_precision: around the base; p: the weights are alpha^p, normalised;
+    anchors: joint runs that the merge goes through (see core.anchored).
+    """
 
     base: str | Path | None
     tasks: Paths
@@ -44,6 +45,8 @@ class Sources:
     prior_precision: float | None = None
     keep: Sequence[str] = ()
     allow_pickle: bool = False
+    p: float = 1.0
+    anchors: Sequence[Anchor] = ()
 
 
 @final
@@ -53,17 +56,9 @@ class Merging:
 
     inputs: Inputs
     members: Members
-    alphas: tuple[Row, ...]  # [A, T], those near one in sum made to sum to one
-    gammas: Row  # [A]
+    weights: Weightings
     parameters: frozenset[str]  # names of the tensors that are merged; the others are common to all tasks
     specs: Specs  # dtype and shape of every tensor of the result
-
-    def record(self, row: int) -> dict[str, object]:
-        """What was merged, for the header of the file."""
-        return {
-            "alpha": dict(zip(self.inputs.tasks, self.alphas[row], strict=True)),
-            "gamma": self.gammas[row],
-        }
 
 
 def prepare(sources: Sources, alphas: Sequence[Sequence[float]], dtype: torch.dtype | None) -> Merging:
@@ -72,18 +67,18 @@ def prepare(sources: Sources, alphas: Sequence[Sequence[float]], dtype: torch.dt
         sources.base, sources.tasks, finite=False, allow_pickle=sources.allow_pickle
     )  # NaN shows in the sums
     check_dtype(dtype)
-    rows, gammas = _weights(alphas, sources, base is not None)
+    weights = _weights(alphas, sources, base is not None)
+    anchors = open_anchors(sources.anchors, finite=False, allow_pickle=sources.allow_pickle)
     posteriors = {} if sources.precisions is None else open_precisions(sources.precisions, tasks)
     covered = set(next(iter(posteriors.values())).layout.places) if posteriors else None
-    inputs = matched(tasks, base, sources.keep, covered)
+    inputs = matched(tasks, base, sources.keep, covered, anchors)
     check_precisions(posteriors, inputs)
     model = inputs.model
     merged = [name for name in inputs.names if covered is None or inputs.source(name) in covered]
     return Merging(
         inputs,
-        _members(inputs, posteriors, rows, gammas, sources.prior_precision),
-        rows,
-        gammas,
+        _members(inputs, posteriors, weights, sources.prior_precision),
+        weights,
         frozenset(name for name in merged if model.dtype_of(name).is_floating_point),
         {name: (_written(model, name, dtype), model.shape_of(name)) for name in inputs.names},
     )
@@ -131,14 +126,14 @@ def _pieces(merging: Merging, shard: Shard, files: Sequence[BinaryIO]) -> Iterat
     """The pieces of all tensors of a shard, after the files' headers."""
     order, places = aligned(shard.specs), []
     for row, file in enumerate(files):
-        metadata = {"format": "pt", "previa.merge": json.dumps(merging.record(row))}
+        metadata = {"format": "pt", "previa.merge": json.dumps(merging.weights.record(row))}
         header = header_bytes(shard.specs, order, metadata)
         file.write(header)
         places.append(_Place(file, len(header), Lock()))
     offset = 0
     for name in order:
         dtype, shape = shard.specs[name]
-        for entries in pieces(math.prod(shape), len(files)):
+        for entries in pieces(math.prod(shape), len(files) + len(merging.inputs.anchors)):
             yield _Piece(name, dtype, entries, offset, places)
             offset += (entries.stop - entries.start) * dtype.itemsize
 
@@ -159,23 +154,14 @@ def _write_piece(merging: Merging, piece: _Piece) -> None:
         place.write(piece.offset, value)
 
 
-def _weights(
-    alphas: Sequence[Sequence[float]], sources: Sources, has_base: bool
-) -> tuple[tuple[Row, ...], Row]:
-    """alphas [A, T] and the prior's weights gamma [A]. Raises AlphaError, InputError where the prior is not known."""
-    weights = as_alphas(alphas, len(sources.tasks))
-    if weights.dim() != 2:
-        raise AlphaError(
-            f"merge: alphas have shape {tuple(weights.shape)}; expected rows of one weight for each of {list(sources.tasks)}."
-        )
-    totals = weights.sum(-1, keepdim=True)
+def _weights(alphas: Sequence[Sequence[float]], sources: Sources, has_base: bool) -> Weightings:
+    """Raises as weightings, and InputError where the prior is not known but counts."""
     prior_is_known = has_base and (sources.precisions is None or sources.prior_precision is not None)
-    near = (1 - totals).abs() <= (EXACT if prior_is_known else ROUNDING)
-    weights = torch.where(near, weights / totals, weights)
-    gammas = torch.where(near, 0.0, 1 - totals).flatten().tolist()
-    for gamma in gammas:
+    near = EXACT if prior_is_known and not sources.anchors else ROUNDING
+    found = weightings(alphas, list(sources.tasks), near=near, p=sources.p, anchors=sources.anchors)
+    for gamma in found.gammas:
         _check_gamma(gamma, has_base, sources.precisions is not None, sources.prior_precision)
-    return tuple(map(tuple, weights.tolist())), tuple(gammas)
+    return found
 
 
 def _check_gamma(gamma: float, has_base: bool, has_precisions: bool, prior_precision: float | None) -> None:
@@ -207,17 +193,21 @@ def _check_gamma(gamma: float, has_base: bool, has_precisions: bool, prior_preci
 
 
 def _members(
-    inputs: Inputs, files: Mapping[str, PosteriorFile], rows: tuple[Row, ...], gammas: Row, p: float | None
+    inputs: Inputs, files: Mapping[str, PosteriorFile], weights: Weightings, p: float | None
 ) -> Members:
     if files:
-        return Posteriors(inputs, files, rows, p if any(gammas) else None)
-    if not any(gammas):
-        return Averages(inputs, rows)
-    # precisions are 1 of every task and p of the prior: mode = (sum_t alpha_t theta_t + gamma p theta_0) / (sum_t alpha_t + gamma p)
-    weights = [(*row, gamma * (1.0 if p is None else p)) for row, gamma in zip(rows, gammas, strict=True)]
-    return Averages(
-        inputs, tuple(tuple(w / sum(row) for w in row) if sum(row) != 1 else row for row in weights)
-    )
+        return Posteriors(inputs, files, weights, p if any(weights.gammas) else None)
+    tasks = everyone(inputs.tasks, None)
+    if not any(weights.gammas):
+        return Averages(inputs, tasks | dict(inputs.anchors), weights.runs)
+    # precisions are 1 of every task and p of the prior: mode = (sum_t w_t theta_t + gamma p theta_0) / (sum_t w_t + gamma p)
+    rows = [
+        (*row, gamma * (1.0 if p is None else p))
+        for row, gamma in zip(weights.warped, weights.gammas, strict=True)
+    ]
+    shares = tuple(tuple(w / sum(row) for w in row) if sum(row) != 1 else row for row in rows)
+    assert inputs.base is not None  # where gamma counts
+    return Averages(inputs, tasks | {BASE: inputs.base}, shares)
 
 
 def _written(model: Stored, name: str, dtype: torch.dtype | None) -> torch.dtype:

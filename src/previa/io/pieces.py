@@ -15,14 +15,13 @@ from previa.core.isotropic import Isotropic
 from previa.core.modes import mode_parts
 from previa.errors import NotFiniteError, ParamsError, PrecisionError
 from previa.io._safetensors import check_finite
-from previa.io.inputs import Inputs, everyone
+from previa.io.inputs import BASE, Inputs, everyone
 from previa.io.pickled import Stored
 from previa.io.posterior_file import MEAN, PRECISION, PosteriorFile
+from previa.io.weightings import Row, Weightings
 
 # Entries read at a time: 1 MB of each task in float64, which stay in the processor's cache; reads are long enough.
 PIECE = 2**17
-
-Row = tuple[float, ...]
 
 
 class Members(Protocol):
@@ -40,22 +39,16 @@ class Members(Protocol):
 @final
 @dataclass(frozen=True)
 class Averages:
-    """theta_a = sum_t alpha_at theta_t (+ gamma_a theta_0): the modes of isotropic posteriors (eq. 2, 3)."""
+    """theta_a = sum_k W_ak theta_k over tasks and base (eq. 2, 3), or over tasks and anchors: modes of isotropic posteriors."""
 
     inputs: Inputs
-    weights: tuple[Row, ...]  # [A, T], or [A, T + 1] with the base last; rows sum to one
-
-    @property
-    def _members(self) -> Mapping[str, Stored]:
-        tasks = everyone(self.inputs.tasks, None)
-        if len(self.weights[0]) == len(tasks) or self.inputs.base is None:
-            return tasks
-        return tasks | {"the base model": self.inputs.base}
+    members: Mapping[str, Stored]  # by what errors call them
+    weights: tuple[Row, ...]  # [A, K]; rows sum to one
 
     def modes(self, name: str, piece: slice) -> Iterator[Tensor]:
-        """In float64; a corner is the task's own piece."""
+        """In float64; at a task's corner, and at an anchor, its own piece."""
         source = self.inputs.source(name)
-        thetas = [one.slice_of(source, piece.start, piece.stop) for one in self._members.values()]
+        thetas = [one.slice_of(source, piece.start, piece.stop) for one in self.members.values()]
         wide = [theta.double() for theta in thetas]
         total = torch.empty_like(wide[0])
         for row in self.weights:
@@ -69,7 +62,7 @@ class Averages:
 
     def blame(self, name: str, piece: slice) -> None:
         """Reads the piece again."""
-        for where, one in self._members.items():
+        for where, one in self.members.items():
             theta = one.slice_of(self.inputs.source(name), piece.start, piece.stop)
             check_finite(theta, f"{where}: {one.path}: tensor {name!r}")
 
@@ -77,35 +70,47 @@ class Averages:
 @final
 @dataclass(frozen=True)
 class Posteriors:
-    """theta_a = (sum_t alpha_at H_t)^-1 sum_t alpha_at H_t theta_t, and with a prior gamma_a of it (eq. 5, 10)."""
+    """m_a = (sum_t w_at H_t)^-1 sum_t w_at H_t theta_t, with a prior gamma_a of it (eq. 5, 10), + sum_r b_ar (theta_r - m_r)."""
 
     inputs: Inputs
     files: Mapping[str, PosteriorFile]
-    alphas: tuple[Row, ...]  # [A, T]
+    weights: Weightings
     prior_precision: float | None  # of the prior at the base; None is a flat one
 
     def modes(self, name: str, piece: slice) -> Iterator[Tensor]:
-        """In float64; a corner is the task's own mean."""
+        """In float64; at a task's corner its own mean, at an anchor its own piece."""
+        weights, A = self.weights, len(self.weights.warped)
         qs = [self._posterior(task, name, piece) for task in self.files]
+        thetas = [self._anchor(where, name, piece) for where in self.inputs.anchors]
         prior = None
         if self.inputs.base is not None and self.prior_precision is not None:
-            with naming("the base model"):
+            with naming(BASE):
                 theta = self.inputs.base.slice_of(self.inputs.source(name), piece.start, piece.stop)
                 prior = type(qs[0])({name: theta.double()}, self.prior_precision)
         with naming(f"tensor {name!r}"):
             parts = [
                 values if values.shape[-1] == qs[0].layout.size else values.clone()
-                for _, values in mode_parts(self.alphas, qs, prior)
+                for _, values in mode_parts([*weights.warped, *weights.at], qs, prior)
             ]
         values = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-        for row, value in zip(self.alphas, values, strict=True):
+        if thetas:
+            residuals = torch.stack(thetas).sub_(values[A:])
+            values[:A].addmm_(torch.tensor(weights.shares, dtype=values.dtype), residuals)
+        for row, value in zip(weights.runs, values[:A], strict=True):
             k = corner(row)
-            yield (
-                value if k is None else qs[k].mode().vector
-            )  # q^1 is q, without the rounding of (h theta) / h
+            if k is None:
+                yield value
+            else:  # q^1 is q, without the rounding of (h theta) / h
+                yield qs[k].mode().vector if k < len(qs) else thetas[k - len(qs)]
 
     def blame(self, name: str, piece: slice) -> None:
         """Posteriors have looked at every entry."""
+
+    def _anchor(self, where: str, name: str, piece: slice) -> Tensor:
+        checkpoint = self.inputs.anchors[where]
+        theta = checkpoint.slice_of(self.inputs.source(name), piece.start, piece.stop)
+        check_finite(theta, f"{where}: {checkpoint.path}: tensor {name!r}")
+        return theta.double()
 
     def _posterior(self, task: str, name: str, piece: slice) -> Isotropic | Diagonal:
         """q_t of entries ``piece`` of one tensor: a posterior of one tensor is a posterior."""
@@ -128,7 +133,7 @@ class Posteriors:
 
 
 def corner(row: Row) -> int | None:
-    """The task that has all the weight, where one has."""
+    """The task, or the anchor after all tasks, that has all the weight, where one has."""
     return (
         row.index(1)
         if 1 in row and not any(weight not in (0, 1) for weight in row) and sum(row) == 1
@@ -137,18 +142,18 @@ def corner(row: Row) -> int | None:
 
 
 def common(inputs: Inputs, name: str, piece: slice) -> Tensor:
-    """Entries ``piece`` of a tensor that is no parameter. Raises ParamsError unless it is equal in all tasks."""
+    """Entries ``piece`` of a tensor that is no parameter. Raises ParamsError unless it is equal in all tasks and anchors."""
     first: tuple[str, Tensor] | None = None
-    for task, checkpoint in inputs.tasks.items():
+    for where, checkpoint in (everyone(inputs.tasks, None) | dict(inputs.anchors)).items():
         value = checkpoint.slice_of(name, piece.start, piece.stop)
-        check_finite(value, f"task {task!r}: {checkpoint.path}: tensor {name!r}")
+        check_finite(value, f"{where}: {checkpoint.path}: tensor {name!r}")
         if first is None:
-            first = task, value
+            first = where, value
         elif not torch.equal(value, first[1]):
             why = "has no precision" if value.is_floating_point() else f"is {value.dtype}"
             raise ParamsError(
-                f"task {task!r}: tensor {name!r} {why} and so cannot be averaged, but it differs from that of task "
-                f"{first[0]!r}; expected equal values. Store one of them in every task's checkpoint, or keep it out of the "
+                f"{where}: tensor {name!r} {why} and so cannot be averaged, but it differs from that of "
+                f"{first[0]}; expected equal values. Store one of them in every task's checkpoint, or keep it out of the "
                 f"merged model (keep=['{name}'], --keep '{name}'), and recalibrate running statistics after the merge."
             )
     assert first is not None
