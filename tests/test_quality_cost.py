@@ -8,7 +8,8 @@ import pytest
 
 from previa.errors import InputError
 from previa.show._labels import Scene, arranged, ends
-from previa.show.quality_cost import ERROR, RANK, points, quality_cost
+from previa.show._quality_rows import ERROR, RANK, Point, points
+from previa.show.quality_cost import quality_cost
 
 METHODS = {  # label, cost in joint runs, MSE over simple averaging's, Spearman
     "simple": ("Simple averaging", 3, 1, 0.5),
@@ -140,9 +141,25 @@ def test_rows_that_cannot_be_drawn_are_named(tmp_path):
         quality_cost([], tmp_path / "x.png")
     with pytest.raises(InputError, match=r"row 0 has no \['cost', 'label'\]"):
         quality_cost([{"study": "a", "method": "simple"}], tmp_path / "x.png")
-    wrong = {"study": "a", "method": "simple", "label": "Simple", "cost": 0}
+    wrong = {"study": "a", "method": "simple", "label": "Simple", "cost": 0, "spearman": 0.5}
     with pytest.raises(InputError, match="row 0, simple in a: the cost is 0"):
         quality_cost([wrong], tmp_path / "x.png")
+
+
+def test_uniform_weights_cost_nothing_and_are_no_mark(drawn):
+    even = {"study": "a", "method": "uniform", "label": "Uniform", "cost": 0.0, "spearman": None, "mse": None}
+    for axes in drawn([*rows("a", seeds=1), even]).axes:
+        assert "Uniform" not in names(axes)
+
+
+def test_a_kind_of_preview_looks_the_same_whatever_its_family_and_size():
+    def look(method):
+        return Point(method, "", 1, 1, 1, 1).look
+
+    assert look("anchored_full_1") == look("anchored_full_4") == look("von_anchored") == look("anchored_4")
+    assert look("scores_gp_full_4") == look("scores_gp") != look("scores_full_4")
+    assert look("anchored_short_4").hollow
+    assert look("mixture_10") == look("simple") != look("warped")
 
 
 def test_a_file_of_a_hostile_name_and_one_method_is_written(tmp_path):

@@ -1,19 +1,15 @@
 """Quality against cost: how good each kind of preview is, and how many joint runs it costs, a panel a study."""
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from previa.errors import InputError
 from previa.show._labels import Scene, arranged, led
 from previa.show._look import (
     INK,
-    LINES,
     MUTED,
     Array,
     caption_height,
@@ -23,73 +19,14 @@ from previa.show._look import (
     save,
     tidy,
 )
+from previa.show._quality_rows import AGAIN, ERROR, RANK, TRUTH, Measure, Point, Row, check, points
 
-TRUTH, AGAIN, PLAIN = "joint", "joint_again", "simple"
 PANEL, LEFT, GAP, RIGHT = (3.75, 2.75), 0.86, 0.8, 0.12  # inches
 HEAD, TITLE, AXIS = 0.5, 0.26, 0.48
 LETTERS = 8.0  # points, of the names beside marks
-SHARPEST = 5e-4  # 1 - Spearman below this is drawn there: finer differences are no finding
 DOTS = 200  # an inch
 COSTS = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 500, 1000, 2000)
 BAND = "#efece4"
-
-Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Look:
-    """How the points of one kind of preview are drawn."""
-
-    colour: str
-    marker: str
-    size: float = 34
-
-
-OTHER = Look("#8b867b", "o", 22)
-LOOKS = {
-    "anchored": Look(LINES[0], "o", 62),
-    "warped": Look(LINES[0], "^", 48),
-    "scores": Look(LINES[1], "s", 34),
-    "scores_gp": Look(LINES[4], "D", 30),
-    "centre": Look(LINES[2], "v", 44),
-    "refined": Look(LINES[3], "P", 44),
-}
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One way to say how good a preview is: a key of the rows, drawn on a logarithmic axis with the better end above."""
-
-    key: str
-    words: str
-    said: str
-    """for the caption: what the numbers and the grey band are"""
-
-    def of(self, row: Row, plain: float | None) -> float | None:
-        """What is drawn of a row: 1 - Spearman, MSE over simple averaging's; None where it is not known."""
-        value = row.get(self.key)
-        if value is None or not np.isfinite(value):
-            return None
-        if self.key == "spearman":
-            return max(1 - float(value), SHARPEST)
-        return None if not plain else float(value) / plain
-
-    def ticks(self, low: float, high: float) -> tuple[list[float], list[str]]:
-        """Where the axis has numbers, and which."""
-        if self.key == "spearman":
-            at = [0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999]
-            return [1 - r for r in at], [f"{r:g}" for r in at]
-        powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-        at = [10.0**k for k in powers]
-        if len(at) < 4:
-            at = [m * 10.0**k for k in powers for m in (1, 2, 5)]
-        return at, [f"{x:g}" for x in at]
-
-
-RANK = Measure("spearman", "Spearman with the truth", "Spearman: 1 orders all weightings as joint runs do.")
-ERROR = Measure(
-    "mse", "MSE, simple averaging = 1", "MSE: of previewed scores, over simple averaging's of the same study."
-)
 
 
 def quality_cost(
@@ -110,7 +47,7 @@ def quality_cost(
     "simple". columns: panels beside each other; 1 fits a paper's column, 2 or 3 a slide.
     Raises InputError for rows without these keys, FileError, MissingExtraError.
     """
-    _check(rows, measures)
+    check(rows, measures)
     studies = list(dict.fromkeys(str(row["study"]) for row in rows))
     columns = max(1, min(columns, len(studies)))
     deep = -(-len(studies) // columns)
@@ -139,19 +76,6 @@ def quality_cost(
     save(made, path)
 
 
-def _check(rows: Sequence[Row], measures: Sequence[Measure]) -> None:
-    if not rows or not measures:
-        raise InputError("quality_cost: there is nothing to draw: no rows, or no measures.")
-    for i, row in enumerate(rows):
-        if missing := {"study", "method", "label", "cost"} - set(row):
-            raise InputError(f"quality_cost: row {i} has no {sorted(missing)}; found {sorted(row)}.")
-        if not (isinstance(row["cost"], int | float) and 0 < row["cost"] < np.inf):
-            raise InputError(
-                f"quality_cost: row {i}, {row['method']} in {row['study']}: the cost is {row['cost']!r}; expected a positive "
-                "number of joint runs."
-            )
-
-
 def _caption(rows: Sequence[Row], measures: Sequence[Measure]) -> str:
     said = [
         "Left is cheaper, above is better. Cost: task runs, joint runs, passes over data and evaluations, all counted, in joint "
@@ -174,45 +98,6 @@ def _seeds(rows: Sequence[Row]) -> int:
     return max(counts.values())
 
 
-@dataclass(frozen=True)
-class Point:
-    """One method of one study: its seeds together."""
-
-    method: str
-    label: str
-    cost: float
-    value: float
-    low: float
-    high: float
-
-    @property
-    def series(self) -> str:
-        """The method without a last number."""
-        return re.sub(r"_\d+$", "", self.method)
-
-    @property
-    def look(self) -> Look:
-        """That of its series, or of a family in front of it: "ivon_hessian_anchored" is an "anchored"."""
-        found = [name for name in LOOKS if self.series == name or self.series.endswith(f"_{name}")]
-        return LOOKS[max(found, key=len)] if found else OTHER
-
-
-def points(rows: Sequence[Row], measure: Measure) -> list[Point]:
-    """What is drawn of one study's rows: a point a method that has this measure, the cheapest first."""
-    plain = [float(row["mse"]) for row in rows if row["method"] == PLAIN and row.get("mse") is not None]
-    base = float(np.mean(plain)) if plain else None
-    found = []
-    for method in dict.fromkeys(str(row["method"]) for row in rows):
-        own = [row for row in rows if row["method"] == method]
-        values = [value for row in own if (value := measure.of(row, base)) is not None]
-        if values and method != TRUTH:
-            cost = float(np.mean([row["cost"] for row in own]))
-            found.append(
-                Point(method, str(own[0]["label"]), cost, float(np.mean(values)), min(values), max(values))
-            )
-    return sorted(found, key=lambda point: point.cost)
-
-
 def _panel(axes: Any, rows: Sequence[Row], measure: Measure) -> None:
     everything = points(rows, measure)
     marks = [point for point in everything if point.method != AGAIN]
@@ -227,8 +112,8 @@ def _panel(axes: Any, rows: Sequence[Row], measure: Measure) -> None:
     for point in marks:
         look = point.look
         axes.plot([point.cost] * 2, [point.low, point.high], color=look.colour, linewidth=1.1, zorder=3)
-        axes.scatter(point.cost, point.value, s=look.size, marker=look.marker, color=look.colour, edgecolors="white",
-                     linewidths=0.7, zorder=4)  # fmt: skip
+        axes.scatter(point.cost, point.value, s=look.size, marker=look.marker, zorder=4, c="white" if look.hollow else look.colour,
+                     edgecolors=look.colour if look.hollow else "white", linewidths=1.4 if look.hollow else 0.7)  # fmt: skip
     _names(axes, marks, truth, _words(axes, again, truth))
 
 
@@ -274,7 +159,7 @@ def _names(axes: Any, marks: Sequence[Point], truth: float | None, words: Sequen
     unit = made.dpi / 72
     at = axes.transData.transform([(p.cost, p.value) for p in marks]) / unit
     texts = [axes.text(0, 0, plain(p.label, width=30, lines=1), fontsize=LETTERS, va="bottom", ha="left", zorder=6,
-                       color=INK if p.look is OTHER else p.look.colour, transform=None) for p in marks]  # fmt: skip
+                       color=p.look.words, transform=None) for p in marks]  # fmt: skip
     renderer = made.canvas.get_renderer()
     sizes, taken = (np.array([box.extents for box in (t.get_window_extent(renderer) for t in some)]).reshape(-1, 4) / unit
                     for some in (texts, words))  # fmt: skip
