@@ -30,6 +30,7 @@ START = 0.5  # power of the previews that short runs start from: nothing is chos
 SHORT = 1 / 3  # of a joint run's steps
 TOUCH = 0.1  # of a joint run's steps, at every weighting of a refined preview
 PLANE = 16  # steps of the grid whose losses the in-plane preview is found by
+EXPECTED = ("regret_at_1", "spearman", "mse")  # of a row, judged by the mean over seeds of the truth
 Row = dict[str, Any]
 
 
@@ -82,6 +83,8 @@ class Ingredients:
     recalibrate: Recalibrate | None = None
     again: Preview | None = None
     """the truth of another seed, of the same base, at some weightings"""
+    expected: Preview | None = None
+    """the mean of the truths of several seeds, where there are some: what a preview should foretell"""
     more: Mapping[str, tuple[Method, float]] = field(default_factory=dict)
     """name -> (method, cost in forward passes beside the map's evaluation)"""
     refined: Sequence[tuple[float, ...]] | None = None
@@ -159,6 +162,8 @@ class Table:
         row |= {"cost": (training + other) / self.unit, "training": training / self.unit, **more}
         if preview is not None:
             row |= judged(i.truth, preview)
+            if i.expected is not None:
+                row |= {f"{k}_expected": v for k, v in judged(i.expected, preview).items() if k in EXPECTED}
         self.rows.append(row)
 
 

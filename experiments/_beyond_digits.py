@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 from _beyond import Costs, Ingredients
 from _digits import study_of
@@ -10,19 +11,21 @@ from _shared import Options
 from torch import Tensor
 from torch.nn import Module
 
-from previa import Flat
+from previa import Diagonal, Flat
 from previa.run.finetune import class_loss
 from previa.run.fit import fit
-from previa.run.jobs import bench_of
-from previa.run.joint import _from, _scored, truth
+from previa.run.jobs import Bench, bench_of
+from previa.run.joint import truth
+from previa.run.live import live
 from previa.run.pipeline import methods
+from previa.run.scoring import scored
 from previa.run.work import Work, joint_recipe, opened
 from previa.study.preview import Preview
 from previa.study.store import Store
 
 FAMILIES = ("simple", "ivon_hessian", "squared_gradients")
 LOOKED = 100  # training images of each task whose loss chooses powers
-ANCHOR, AGAIN = 50, 51  # numbers of joint runs that are not the truth's
+ANCHOR, AGAIN = 50, (51, 52, 53)  # numbers of joint runs that are not the truth's
 
 
 def ingredients(name: str, o: Options) -> Ingredients:
@@ -38,15 +41,15 @@ def ingredients(name: str, o: Options) -> Ingredients:
     with opened(study) as work:
         runs, true = fit(work), truth(work)
         found = methods(study, runs)
-        again = repeated(work, true)
-    assert true is not None
+        assert true is not None
+        again = [repeated(work, true, number) for number in AGAIN[: 1 if o.scale == "tiny" else None]]
     ing, bench, recipe = work.ingredients, bench_of(work.ingredients), joint_recipe(study)
     others = {m: method for m, method in found.items() if m not in FAMILIES and m != "regmean"}
     K = study.mixture.seeds * snapshots
     others[f"mixture_{K}"] = others.pop("mixture")
 
     def train(alpha: tuple[float, ...], *, start: Flat | None, share: float) -> Flat:
-        own = bench if start is None else _from(bench, start)
+        own = bench if start is None else starting_at(bench, start)
         short = replace(recipe, steps=max(1, round(share * recipe.steps)))
         return own.train(ing.train, alpha, short, ANCHOR).params
 
@@ -67,8 +70,15 @@ def ingredients(name: str, o: Options) -> Ingredients:
     )  # fmt: skip
     return Ingredients(
         "digits", o.seed, study.names(), true, ing.model, {f: found[f] for f in FAMILIES}, others, ing.scorer,
-        partial(losses_on, parts), train, costs, o.out, again=again,
+        partial(losses_on, parts), train, costs, o.out, again=again[0],
+        expected=Preview(true.tasks, true.alphas, np.mean([one.scores for one in (true, *again)], axis=0)),
     )  # fmt: skip
+
+
+def starting_at(bench: Bench, begin: Flat) -> Bench:
+    """The bench with other parameters to start from; the pretrained posterior keeps its precision."""
+    assert bench.posterior is not None
+    return replace(bench, base=begin, posterior=Diagonal(begin, bench.posterior.precision))
 
 
 def losses_on(parts: dict[str, tuple[Tensor, Tensor]], model: Module) -> dict[str, Tensor]:
@@ -76,15 +86,16 @@ def losses_on(parts: dict[str, tuple[Tensor, Tensor]], model: Module) -> dict[st
     return {task: class_loss(model, part) for task, part in parts.items()}
 
 
-def repeated(work: Work, true: Preview) -> Preview:
+def repeated(work: Work, true: Preview, number: int) -> Preview:
     """The truth by joint runs of another seed."""
-    bench, recipe = bench_of(work.ingredients), joint_recipe(work.study)
-    facts = {"number": AGAIN, "base": bench.digest}
-    path = work.study.out / "again.sqlite"
+    ing, bench, recipe = work.ingredients, bench_of(work.ingredients), joint_recipe(work.study)
+    facts = {"number": number, "base": bench.digest}
+    path = work.study.out / ("again.sqlite" if number == AGAIN[0] else f"again-{number}.sqlite")
     with Store.open(path, tasks=true.tasks, convention="mean", fingerprint=facts) as store:
         for row in store.missing("again", true.alphas):
-            found = bench.train(work.ingredients.train, true.alphas[row], recipe, AGAIN)
-            scores, failure, _ = _scored(work.ingredients, found)
-            assert failure is None, failure
+            found = bench.train(ing.train, true.alphas[row], recipe, number)
+            with live(ing.model, found.params.layout) as place:
+                place(found.params.vector)
+                scores = scored(ing.model, ing.scorer, true.tasks)
             store.record("again", true.alphas[row], scores, seconds=found.seconds)
         return store.preview("again").at(true.alphas)

@@ -49,6 +49,8 @@ def ingredients(name: str, o: Options) -> Ingredients:
                f"mixture_{s.components}": ("mixture",)},
         score=len(test.X), losses=N,
     )  # fmt: skip
+    inside = {task: torch.isin(test.y, torch.tensor(labels)).double() for task, labels in classes.items()}
+    own_images = {task: mask / mask.sum() for task, mask in inside.items()}
     model = nn.Linear(D, CLASSES, bias=False, dtype=torch.float64)
     families = {
         "simple": partial(modes, posteriors=b.descended),
@@ -58,15 +60,15 @@ def ingredients(name: str, o: Options) -> Ingredients:
     return Ingredients(
         name, o.seed, tuple(classes), true, model, families,
         {f"mixture_{s.components}": partial(modes, posteriors=b.mixtures)},
-        partial(recognised, test, classes), partial(losses, dict(zip(classes, b.tasks, strict=True)), s.prior),
+        partial(recognised, own_images, test), partial(losses, dict(zip(classes, b.tasks, strict=True)), s.prior),
         partial(train, b), costs, o.out,
     )  # fmt: skip
 
 
-def recognised(test: softmax.Examples, classes: Labels, model: Module) -> dict[str, Tensor]:
-    """1 for each of a task's test images that is recognised among all classes."""
-    right = (model(test.X).argmax(-1) == test.y).float()
-    return {task: right[torch.isin(test.y, torch.tensor(labels))] for task, labels in classes.items()}
+def recognised(own: Mapping[str, Tensor], test: softmax.Examples, model: Module) -> dict[str, float]:
+    """The share of a task's test images, ``own`` [N] among all, that is recognised among all classes."""
+    right = (model(test.X).argmax(-1) == test.y).double()
+    return {task: float(right @ share) for task, share in own.items()}
 
 
 def losses(tasks: Mapping[str, softmax.Examples], prior: float, model: Module) -> dict[str, float]:
