@@ -90,7 +90,9 @@ class Ingredients:
     refined: Sequence[tuple[float, ...]] | None = None
     """where previews are refined; None: at every weighting of the truth"""
     shown: Sequence[float] = POWERS
-    """powers that are shown for themselves, as evidence for a default"""
+    """powers that are shown for themselves, as evidence for a default: of all families warped, of "simple" anchored"""
+    thorough: bool = True
+    """anchored previews of all families at the powers shown, and previews in the plane of the losses"""
     labels: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     """what the kept scores rest on, beside the truth"""
@@ -213,7 +215,8 @@ def rows(i: Ingredients) -> tuple[list[Row], dict[str, Any]]:
             for some in (runs[-1:], runs) if len(runs) > 1 else (runs,):
                 name = f"anchored_{kind}_{len(some)}"
                 chosen[name] = _anchored(t, name, some, share)
-        _in_plane(t, chosen["warped"])
+        if i.thorough:
+            _in_plane(t, chosen["warped"])
         for name, (method, cost) in i.more.items():
             t.add(name, t.seen(name, method), cost, t.map)
         refined = _refined(t, chosen["warped"])
@@ -264,7 +267,7 @@ def _anchored(t: Table, name: str, runs: list[Run], share: float) -> dict[str, A
     choice = t.chosen(name, methods)
     for f, of in methods.items():
         training = costs.of(f) + trained
-        for p in i.shown:
+        for p in i.shown if i.thorough or f == "simple" else ():
             t.add(f"{f}_{name}_p{p:g}", t.seen(f"{name} {f}, p = {p:g}", of(p)), training, t.map, family=f, p=p)  # fmt: skip
         p = choice["powers"][f]
         seen = t.seen(f"{name} {f}, p = {p:g}", of(p))

@@ -17,7 +17,15 @@ from torch.nn.functional import cross_entropy
 from previa import Diagonal, Flat, modes
 
 STUDIES = {"mnist_imbalanced": "fig8_mnist_imbalanced", "mnist_balanced": "fig9_mnist_balanced"}
-Labels = Mapping[str, tuple[int, ...]]
+SHOWN = (0.5, 0.25)
+REFINED = (
+    (0.6, 0.2, 0.2),
+    (0.2, 0.6, 0.2),
+    (0.2, 0.2, 0.6),
+    (0.8, 0.1, 0.1),
+    (0.1, 0.8, 0.1),
+    (0.1, 0.1, 0.8),
+)
 
 
 def ingredients(name: str, o: Options) -> Ingredients:
@@ -54,14 +62,14 @@ def ingredients(name: str, o: Options) -> Ingredients:
     model = nn.Linear(D, CLASSES, bias=False, dtype=torch.float64)
     families = {
         "simple": partial(modes, posteriors=b.descended),
-        "squared_gradients": partial(modes, posteriors=squares),
         "von": partial(modes, posteriors=b.von),
     }
     return Ingredients(
         name, o.seed, tuple(classes), true, model, families,
-        {f"mixture_{s.components}": partial(modes, posteriors=b.mixtures)},
+        {"squared_gradients": partial(modes, posteriors=squares),
+         f"mixture_{s.components}": partial(modes, posteriors=b.mixtures)},
         partial(recognised, own_images, test), partial(losses, dict(zip(classes, b.tasks, strict=True)), s.prior),
-        partial(train, b), costs, o.out,
+        partial(train, b), costs, o.out, refined=REFINED, shown=SHOWN, thorough=False,
     )  # fmt: skip
 
 

@@ -1,47 +1,201 @@
-"""The page of the study beyond the paper: means over seeds, the table, and whether the targets are reached."""
+"""The page of the study beyond the paper: means over seeds, its tables and figure, and which targets are reached."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from previa.show.quality_cost import quality_cost
+
 NUMBERS = (
-    "cost",
-    "training",
-    "regret_at_1",
-    "regret_noise",
-    "spearman",
-    "spearman_top25",
-    "iou_top10",
-    "mse",
-    "offset",
-    "p",
-)
+    "cost", "training", "regret_at_1", "regret_noise", "spearman", "spearman_top25", "iou_top10", "mse", "offset", "p",
+    "regret_at_1_expected", "spearman_expected", "mse_expected",
+)  # fmt: skip
+SEEDED = ("spearman", "mse", "regret_at_1", "p")  # each seed's numbers that are kept
+TITLES = {
+    "digits": "Digits, small network",
+    "mnist_imbalanced": "MNIST, imbalanced tasks",
+    "mnist_balanced": "MNIST, balanced tasks",
+    "cifar": "CIFAR-10, ResNet-20",
+    "sentiment": "Sentiment, MiniLM",
+    "vit": "Images, ViT",
+    "translation": "Translation, LoRA",
+}
+LABELS = {  # method -> what it is called; n is the number of anchors; in the order of the table
+    "uniform": "equal weights, no preview",
+    "simple": "simple averaging",
+    "task_arithmetic": "task arithmetic",
+    "squared_gradients": "squared gradients",
+    "ivon_hessian": "IVON's Hessian",
+    "von": "full Gaussian (VON)",
+    "regmean": "RegMean",
+    "mixture_10": "mixture of 10",
+    "mixture_20": "mixture of 20",
+    "mixture_30": "mixture of 30",
+    "simple_p0.5": "simple, warped, p = 0.5",
+    "simple_p0.25": "simple, warped, p = 0.25",
+    "warped": "warped, family and p by loss",
+    "in_plane": "least loss in the plane",
+    "centre": "centre",
+    "refined": "refined, a tenth of a run each",
+    "scores_short_1": "scores of 1 short run, Scheffe",
+    "anchored_short_1": "anchored at 1 short run",
+    "scores_full_1": "scores of 1 run, Scheffe",
+    "anchored_full_1": "anchored at 1 run",
+    "scores_gp_short_n": "scores of n short runs, GP",
+    "scores_short_n": "scores of n short runs, Scheffe",
+    "simple_anchored_short_n_p0.25": "simple, anchored at n short runs, p = 0.25",
+    "anchored_short_n": "anchored at n short runs",
+    "in_plane_short_n": "least loss in their plane",
+    "scores_gp_full_n": "scores of n runs, GP",
+    "scores_full_n": "scores of n runs, Scheffe",
+    "simple_anchored_full_n_p0.25": "simple, anchored at n runs, p = 0.25",
+    "anchored_full_n": "anchored at n runs",
+    "in_plane_full_n": "least loss in their plane",
+    "joint_again": "*joint runs of another seed*",
+    "joint": "*the truth*",
+}
+FIGURE = {  # method -> (its name in the figure, where a last number joins a series; its label)
+    "simple": ("simple", "simple"),
+    "squared_gradients": ("squared_gradients", "squared gradients"),
+    "ivon_hessian": ("ivon_hessian", "IVON"),
+    "von": ("von", "VON"),
+    "regmean": ("regmean", "RegMean"),
+    "mixture_10": ("mixture_10", "10 mixed"),
+    "mixture_20": ("mixture_20", "20 mixed"),
+    "mixture_30": ("mixture_30", "30 mixed"),
+    "warped": ("warped", "warped"),
+    "centre": ("centre", "centre"),
+    "refined": ("refined", "refined"),
+    "anchored_short_1": ("short_anchored_1", "1 short anchor"),
+    "anchored_short_n": ("short_anchored_4", "n short anchors"),
+    "anchored_full_1": ("anchored_1", "1 anchor"),
+    "anchored_full_n": ("anchored_4", "n anchors"),
+    "scores_full_1": ("scores_1", "its scores"),
+    "scores_full_n": ("scores_4", "their scores"),
+    "scores_gp_full_n": ("scores_gp", "their scores, GP"),
+    "joint_again": ("joint_again", ""),
+    "joint": ("joint", ""),
+}
 
 
 def summary(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """study -> {seeds, methods: name -> means over seeds and each seed's main numbers}."""
+    """study -> {seeds, methods: name -> means over seeds and each seed's main numbers, the targets, facts of each seed}."""
     studies: dict[str, Any] = {}
     for name in dict.fromkeys(one["study"] for one in found):
         own = [one for one in found if one["study"] == name]
-        methods = {}
+        methods: dict[str, Any] = {}
         for method in dict.fromkeys(row["method"] for one in own for row in one["rows"]):
             rows = [row for one in own for row in one["rows"] if row["method"] == method]
-            methods[method] = {key: _mean([row.get(key) for row in rows]) for key in NUMBERS}
-            methods[method]["families"] = [row.get("family") for row in rows]
-            methods[method]["seeds"] = {
-                k: [row.get(k) for row in rows] for k in ("spearman", "mse", "regret_at_1", "p")
+            methods[method] = {
+                k: v for k in NUMBERS if (v := _mean([row.get(k) for row in rows])) is not None
             }
+            families = [row["family"] for row in rows]
+            methods[method] |= {"family": families} if any(families) else {}
+            methods[method]["seeds"] = {k: [row.get(k) for row in rows] for k in SEEDED}
         studies[name] = {
             "seeds": [one["seed"] for one in own],
+            "seconds": [one["seconds"] for one in own],
+            "targets": targets(methods),
             "methods": methods,
             "facts": [one["facts"] for one in own],
         }
     return {"studies": studies}
 
 
-def write(docs: Path, stem: str, facts: Mapping[str, Any]) -> None:
-    """NAME.md is written later."""
+def targets(methods: Mapping[str, Any]) -> dict[str, Any]:
+    """What the project set out to reach, and what was: of the best family and power by the loss, never by the truth."""
+    base, n = methods["simple"]["mse"], _anchors(methods)
+    four, rival = (
+        methods[f"anchored_full_{n}"],
+        [methods[m] for m in methods if re.match(rf"scores_(gp_)?full_{n}", m)],
+    )
+    free = [m for m in ("warped", "centre", "in_plane") if m in methods]
+    paper = [
+        m
+        for m in methods
+        if re.fullmatch(r"simple|task_arithmetic|squared_gradients|ivon_hessian|von|mixture_\d+", m)
+    ]
+    return {
+        "anchored_mse_of_simple": four["mse"] / base,
+        "anchored_spearman": four["spearman"],
+        "anchored_regret": four["regret_at_1"],
+        "regret_noise": four["regret_noise"],
+        "rivals_best_spearman": max(one["spearman"] for one in rival),
+        "rivals_best_regret": min(one["regret_at_1"] for one in rival),
+        "ceiling_spearman": methods.get("joint_again", {}).get("spearman"),
+        "free_mse_of_simple": {m: methods[m]["mse"] / base for m in free},
+        "papers_best": min(paper, key=lambda m: methods[m]["mse"]),
+        "papers_best_mse_of_simple": min(methods[m]["mse"] for m in paper) / base,
+    }
+
+
+def write(docs: Path, stem: str, facts: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> None:
+    """The tables between the marks of NAME.md, which is made when missing, and the figure NAME.png."""
+    page = docs / f"{stem}.md"
+    text = (
+        page.read_text()
+        if page.exists()
+        else "# Beyond the paper: quality against cost\n\n<!-- tables -->\n<!-- /tables -->\n"
+    )
+    tables = "\n".join(line for name, study in facts["studies"].items() for line in table(name, study))
+    text = re.sub(
+        r"(<!-- tables -->\n).*(<!-- /tables -->)", lambda m: m[1] + tables + "\n" + m[2], text, flags=re.S
+    )
+    page.write_text(text)
+    rows = [row for one in found for row in drawn(one["study"], one["rows"])]
+    quality_cost(rows, docs / f"{stem}.png", title="Beyond the paper")
+
+
+def table(name: str, study: Mapping[str, Any]) -> Iterator[str]:
+    """One study's lines of Markdown."""
+    methods, n = study["methods"], _anchors(study["methods"])
+    base, expected = methods["simple"]["mse"], "spearman_expected" in methods["simple"]
+    yield f"### {TITLES.get(name, name)}\n"
+    more = " Spearman with the mean of 4 seeds |" if expected else ""
+    yield f"| preview | cost | of it training | regret@1 | Spearman |{more} top 25 % | IoU | MSE | of simple's | p |"
+    yield "|---|" + "---|" * (10 if expected else 9)
+    for method, label in LABELS.items():
+        row = methods.get(re.sub(r"_n(?=_|$)", f"_{n}", method))
+        if row is None:
+            continue
+        cells = [label.replace(" n ", f" {n} "), _show(row["cost"], 1), _show(row["training"], 1)]
+        cells += [_show(row.get("regret_at_1"), 4), _show(row.get("spearman"), 3)]
+        cells += [_show(row.get("spearman_expected"), 3)] * expected
+        cells += [
+            _show(row.get("spearman_top25"), 2),
+            _show(row.get("iou_top10"), 2),
+            _show(row.get("mse"), 5),
+        ]
+        cells += [_show(row["mse"] / base, 3) if row.get("mse") is not None else ""]
+        cells += [", ".join(f"{p:g}" for p in row["seeds"]["p"] if p is not None)]
+        yield "| " + " | ".join(cells) + " |"
+    t = study["targets"]
+    best = [f["best"] for f in study["facts"]]
+    yield (
+        f"\nMeans over seeds {', '.join(map(str, study['seeds']))}. Regrets up to {t['regret_noise']:.4f} cannot be told from 0; the "
+        f"best joint run has {mean(best):.3f}, the worst {mean(f['worst'] for f in study['facts']):.3f}.\n"
+    )  # fmt: skip
+
+
+def drawn(study: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows of the figure, under its names."""
+    n = _anchors({row["method"]: row for row in rows})
+    at = {re.sub(r"_n$", f"_{n}", method): found for method, found in FIGURE.items()}
+    for row in rows:
+        if row["method"] in at:
+            method, label = at[row["method"]]
+            yield {**row, "study": TITLES.get(study, study), "method": method, "label": label.replace("n ", f"{n} ", 1) if label.startswith("n ") else label}  # fmt: skip
+
+
+def _anchors(methods: Mapping[str, Any]) -> int:
+    """The number of anchors of the whole design."""
+    return max(int(found[1]) for m in methods if (found := re.fullmatch(r"anchored_full_(\d+)", m)))
+
+
+def _show(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -44,7 +44,7 @@ def main() -> None:
     )
     facts = {"command": o.command, "scale": o.scale, "machine": machine(o), **_beyond_page.summary(found)}
     write_json(o.docs / f"{o.stem}.json", facts)
-    _beyond_page.write(o.docs, o.stem, facts)
+    _beyond_page.write(o.docs, o.stem, facts, found)
 
 
 def study(o: Options, name: str, seed: int) -> None:
