@@ -325,6 +325,22 @@ def test_the_mean_gradient_is_autograds_however_batches_are_cut(model, size):
     assert list(found.mean) == [name for name, _ in model.named_parameters()]
 
 
+def test_gradients_are_the_same_where_the_caller_records_none(model):
+    """As inside ``live``, which points a model at a centre under no_grad."""
+    expected = (
+        mean_gradient(model, [(X, Y)], loss).mean.vector,
+        gradients_by_example(model, [(X, Y)], Given(loss)),
+    )
+    with torch.no_grad():
+        found = (
+            mean_gradient(model, [(X, Y)], loss).mean.vector,
+            gradients_by_example(model, [(X, Y)], Given(loss)),
+        )
+    assert expected[0].abs().max() > 0
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_gradients_by_example_have_the_squares_of_squared_gradients(model):
     for labels in (Given(loss), Expected(logits)):
         U = gradients_by_example(model, [(X, Y)], labels)

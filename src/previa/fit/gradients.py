@@ -41,9 +41,10 @@ def mean_gradient(model: Module, batches: Iterable[Any], loss: Function) -> Mean
     for index, batch in enumerate(batches):
         with torch.enable_grad():
             losses = given.outputs(model, batch, B := len(Examples(batch)))
+            summed = losses.sum()
         if not B:
             continue
-        for sum_, part in zip(total, _gradients(losses.sum(), params), strict=True):
+        for sum_, part in zip(total, _gradients(summed, params), strict=True):
             sum_ += part
         value, N = value + float(losses.detach().double().sum()), N + B
         if not all(bool(torch.isfinite(sum_.sum())) for sum_ in total):
@@ -68,9 +69,9 @@ def gradients_by_example(model: Module, batches: Iterable[Any], labels: Labels) 
         for example in Examples(batch):
             with torch.enable_grad():
                 outputs = labels.outputs(model, example, 1)
-                terms = labels.losses(outputs, labels.targets(outputs))
+                terms = [term.sum() for term in labels.losses(outputs, labels.targets(outputs))]
             for number, term in enumerate(terms):
-                found = _gradients(term.sum(), params, retain=number + 1 < len(terms))
+                found = _gradients(term, params, retain=number + 1 < len(terms))
                 columns.append(torch.cat([g.flatten() for g in found]))
             N += 1
     _some(N, "gradients_by_example")
