@@ -36,7 +36,7 @@ from previa.io.provenance import Provenance
 from previa.run.fit import fit
 from previa.run.jobs import bench_of
 from previa.run.joint import _previewed, finetune_at, truth
-from previa.run.pipeline import methods, preview
+from previa.run.pipeline import all_methods, methods, preview
 from previa.run.records import digest_of_data, digest_of_test
 from previa.run.resolve import load
 from previa.run.work import opened
@@ -107,7 +107,7 @@ def table(**study: str) -> dict:
         "finetune": {"steps": 8, "batch_size": 8, "betas": [0.9, 0.9], **ess},
         "adamw": {"steps": 8},
         "mixture": {"seeds": 2, "snapshots": 2},
-        "preview": {"steps": 4},
+        "preview": {"steps": 4, "methods": [*METHODS]},  # anchored and warped previews: tests/test_anchors.py
         "truth": {"steps": 2},
     }
 
@@ -122,12 +122,15 @@ def heard() -> tuple[list, object]:
 
 
 def test_a_study_runs_whole_and_a_second_time_does_nothing(folder):
-    study = tiny(folder)
+    settings = table()
+    del settings["preview"]["methods"]
+    study, named = study_from_dict(settings, folder=folder), [*METHODS, "warped"]
     with opened(study) as work:
         runs = fit(work)
         previews = preview(work, runs)
         true = truth(work)
-        assert list(previews) == list(METHODS) == list(methods(study, runs))
+        assert list(methods(study, runs)) == list(METHODS)
+        assert list(previews) == named == list(all_methods(work, runs))  # no anchors, so nothing anchored
         assert {len(one) for one in previews.values()} == {17}  # 15, uniform, size-proportional
         assert all(one.ok.all() for one in previews.values())
         assert len(true) == 8
@@ -141,6 +144,7 @@ def test_a_study_runs_whole_and_a_second_time_does_nothing(folder):
             "finetune/adamw",
             "finetune/ivon",
             "finetune/ivon_more",
+            "powers",
             "pretrain",
             "regmean",
             "squared_gradients",
@@ -151,7 +155,7 @@ def test_a_study_runs_whole_and_a_second_time_does_nothing(folder):
         again = preview(work, fit(work, progress=progress), progress=progress)
         same = truth(work, progress=progress)
         assert {(what, done) for what, done, _ in news} == {
-            ("finetune", 9), ("input moments", 3), ("joint", 8), *((name, 17) for name in METHODS)
+            ("finetune", 9), ("input moments", 3), ("joint", 8), *((name, 17) for name in named)
         }  # fmt: skip
         assert work.store.seconds() == spent
     assert {path: path.stat().st_mtime_ns for path in records} == before

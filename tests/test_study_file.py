@@ -109,9 +109,9 @@ def test_a_small_study_file_has_the_documented_defaults(tmp_path):
     assert (m.seeds, m.snapshots, m.temperature, m.blocks) == (5, 4, 1.0, "model")
     assert (s.preview.steps, s.preview.methods, s.truth.steps, s.recommend.method) == (
         20,
-        METHODS,
+        (*METHODS, "warped", "anchored"),
         10,
-        "mixture",
+        "anchored",
     )
 
 
@@ -148,8 +148,8 @@ def test_the_mixtures_of_the_paper_are_of_10_20_and_30_components():
     assert s.mixtures() == {
         "mixture_10": (100, 150), "mixture_20": (75, 100, 125, 150), "mixture": (25, 50, 75, 100, 125, 150)
     }  # fmt: skip
-    assert s.previews() == (*METHODS[:-1], "mixture_10", "mixture_20", "mixture")
-    assert s.recommend.method == "mixture"
+    assert s.previews() == (*METHODS[:-1], "mixture_10", "mixture_20", "mixture", "warped", "anchored")
+    assert s.recommend.method == "anchored"
     table["recommend"] = {"method": "mixture_10"}
     assert study_from_dict(table).recommend.method == "mixture_10"
     table["preview"] = {"methods": ["simple"]}

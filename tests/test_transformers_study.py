@@ -94,7 +94,7 @@ def test_a_study_file_of_folders_gives_the_scores_of_the_folders_that_merge_writ
     table = settings(tmp_path)
     ingredients, _, found = previewed(table, tmp_path)
     tasks = {name: tmp_path / name for name in ("a", "b")}
-    assert set(found) == {"simple", "squared_gradients"}
+    assert set(found) == {"simple", "squared_gradients", "warped"}
     posteriors = {name: tmp_path / f"tiny-out/runs/{name}/squared_gradients.safetensors" for name in tasks}
     for method, precision in (("simple", None), ("squared_gradients", posteriors)):
         merge_folders(
@@ -417,7 +417,7 @@ def test_nothing_is_trained_and_the_prior_is_small_unless_the_file_says_so(tmp_p
         0.1,
         5e-5,
     )
-    assert study.preview.methods == ("simple", "squared_gradients")
+    assert study.preview.methods == ("simple", "squared_gradients", "warped", "anchored")
     table |= {"truth": {"steps": 3}, "adamw": {"prior": 10.0}, "preview": {"methods": ["simple"]}}
     study = study_from_dict(table, folder=tmp_path)
     assert (study.truth.steps, study.adamw.prior, study.preview.methods) == (3, 10.0, ("simple",))

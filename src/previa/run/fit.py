@@ -128,7 +128,7 @@ def jobs_of(bench: Bench) -> list[Job]:
     Raises StudyError where such a task lacks what a method needs.
     """
     study = bench.study
-    methods = set(study.preview.methods)
+    methods = set(study.families())
     numbers = range(study.mixture.seeds if "mixture" in methods else 1 if methods - {SQUARES} else 0)
     jobs = []
     for task in study.tasks:
@@ -181,7 +181,7 @@ def _read(bench: Bench) -> Runs:
     if fishers := {task: one.fisher for task, one in found.items() if one.fisher is not None}:
         share = _damped(bench, fishers, found)
         warnings += [_prior_warning(share)] * (share > 0.9)
-    if REGMEAN in bench.study.preview.methods:
+    if REGMEAN in bench.study.families():
         _regmeans(bench, found)
     for kind in ("ivon", SQUARES):
         check_conventions({task: one.facts[kind] for task, one in found.items() if kind in one.facts})

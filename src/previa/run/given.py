@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from previa.core.diagonal import Diagonal
 from previa.core.isotropic import Isotropic
 from previa.core.params import Flat, Params
@@ -23,7 +25,15 @@ def given_mean(ingredients: Ingredients, task: str) -> Flat:
     assert path is not None
     if folders is not None and task in folders.kept:
         return folders.kept[task]
-    where = f"task {task!r}, {path}"
+    mean = given_params(ingredients, path, f"task {task!r}, {path}")
+    if folders is not None:
+        folders.kept[task] = mean
+    return mean
+
+
+def given_params(ingredients: Ingredients, path: Path, where: str) -> Flat:
+    """The trainable parameters in a checkpoint of the study's model. Raises as given_mean, each error beginning with ``where``."""
+    folders = ingredients.folders
     found = open_checkpoint(path, finite=True) if folders is None else folders.parameters(path, where)
     state = ingredients.model.state_dict()
     for name in found:
@@ -35,10 +45,7 @@ def given_mean(ingredients: Ingredients, task: str) -> Flat:
     _same_frozen(found, ingredients, where)
     mine = {name: found[name] for name in found if name in layout.places}
     layout.check(mine, where, "those of the study's model")
-    mean = Flat.of(mine, layout, where)
-    if folders is not None:
-        folders.kept[task] = mean
-    return mean
+    return Flat.of(mine, layout, where)
 
 
 def given_posterior(ingredients: Ingredients, task: str) -> tuple[Diagonal, Provenance] | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +26,14 @@ from previa.run.records import digest, digest_of_data, make_folder, read_record,
 from previa.run.resolve import Ingredients, examples, load, modules
 from previa.run.squares import mean_inputs, mean_squares
 from previa.run.sweep import Progress
-from previa.run.work import adamw_recipe, ivon_recipe, pretrain_recipe, seed_of, snapshot_steps
+from previa.run.work import (
+    adamw_recipe,
+    ivon_recipe,
+    joint_recipe,
+    pretrain_recipe,
+    seed_of,
+    snapshot_steps,
+)
 from previa.study.file import Study
 
 
@@ -111,6 +119,24 @@ class Bench:
             mean = given_mean(self.ingredients, job.task)
             return {**facts, "labels": adamw["labels"], "mean": digest(mean.vector)}
         return {**facts, "adamw": adamw, "batch_size": study.finetune.batch_size}
+
+    def joint_facts(self, alpha: Sequence[float]) -> dict[str, Any]:
+        """All that a joint run at ``alpha`` rests on, but where it started and how long it was."""
+        study = self.study
+        recipe = {name: value for name, value in asdict(joint_recipe(study)).items() if name != "steps"}
+        code = [_code(self.ingredients, task.data) for task in study.tasks]
+        return {
+            "alpha": list(alpha), "data": self._data, "model": study.model, "loss": study.loss, "seed": study.seed,
+            "convention": study.convention, "base": self.digest, "recipe": recipe,
+            "code": {name: version for one in code for name, version in one.items()},
+        }  # fmt: skip
+
+    def start_at(self, begin: Flat) -> Bench:
+        """The same with other parameters to start from; a pretrained posterior keeps its precision."""
+        if self.posterior is None:
+            return replace(self, base=begin)
+        precision, _ = self.posterior.natural()
+        return replace(self, base=begin, posterior=Diagonal(begin, Flat(begin.layout, precision)))
 
     def train(
         self,

@@ -5,28 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
-from torch.nn import Module
 
-from previa.core.diagonal import Diagonal
 from previa.core.params import Flat
 from previa.errors import InputError, ScoreError
 from previa.io.checkpoint import save_checkpoint
-from previa.run.evaluate import Evaluation, Found, PreviewMethod, merged
+from previa.run.evaluate import Found, PreviewMethod, merged
 from previa.run.executors import map_processes
 from previa.run.finetune import Finetuned
 from previa.run.fit import Runs
 from previa.run.jobs import Bench, adopt, bench_here, bench_of, set_up, state_of
 from previa.run.live import live
-from previa.run.pipeline import methods
+from previa.run.own_scores import scored_run
+from previa.run.pipeline import all_methods
 from previa.run.records import make_folder
 from previa.run.resolve import Ingredients
 from previa.run.sweep import BLOCK_BYTES, Progress
@@ -112,7 +108,7 @@ def finetune_at(
         work.ingredients.folders.check_start(from_preview=warm_start is not None)
     bench, name = bench_of(work.ingredients, progress), JOINT
     if warm_start is not None:
-        known = methods(work.study, runs) if runs is not None else {}
+        known = all_methods(work, runs, progress=progress) if runs is not None else {}
         if warm_start not in known:
             raise InputError(
                 f"finetune: there is no preview by {warm_start!r} to start from; there is {list(known)}."
@@ -154,11 +150,7 @@ def _previewed(work: Work, method: PreviewMethod, weights: NDArray[np.float64]) 
 
 
 def _from(bench: Bench, begin: Flat) -> Bench:
-    """The bench with other parameters to start from; a pretrained posterior keeps its precision."""
-    if bench.posterior is None:
-        return replace(bench, base=begin)
-    precision, _ = bench.posterior.natural()
-    return replace(bench, base=begin, posterior=Diagonal(begin, Flat(begin.layout, precision)))
+    return bench.start_at(begin)
 
 
 def _declare(work: Work, bench: Bench) -> None:
@@ -175,20 +167,9 @@ def picks(previews: Mapping[str, Preview], weights: Mapping[str, float]) -> list
     return list(found.values())
 
 
-def _as_trained(statistics: Mapping[str, Tensor], model: Module) -> None:
-    """Give the model the running statistics that a training left, which are those of its checkpoint."""
-    buffers = dict(model.named_buffers())
-    with torch.no_grad():
-        for name, values in statistics.items():
-            buffers[name].copy_(values)
-
-
 def _scored(ingredients: Ingredients, found: Finetuned) -> tuple[Found, str | None, float]:
     """Scores of a model as it was trained; merged models are recalibrated instead, since no training made theirs."""
-    names, statistics = ingredients.study.names(), partial(_as_trained, found.statistics)
-    job = Evaluation(ingredients.model, ingredients.scorer, names, statistics)
-    with live(ingredients.model, found.params.layout) as place:
-        return job.run(place, found.params.vector)
+    return scored_run(ingredients, found.params, found.statistics)
 
 
 def _train_and_score(alpha: tuple[float, ...]) -> tuple[Any, str | None, float]:

@@ -14,6 +14,7 @@ from previa.run.transformers_model import ADAPTER, Loaded
 from previa.run.transformers_squares import ends_of
 from previa.study.file import Study
 from previa.study.settings import TransformersSettings
+from previa.study.simplex import show
 
 OF_NO_CONSEQUENCE = re.compile(
     "_name_or_path|architectures|dtype|torch_dtype|transformers_version|id2label|label2id|problem_type|.*drop.*|.*token_id|"
@@ -50,27 +51,28 @@ def check_words(study: Study, settings: TransformersSettings, loaded: Loaded) ->
     if settings.tokenizer is not None or settings.task_type == "image-classification":
         return
     mine: dict[str, int] | None = None
-    for task in study.tasks:
-        if task.checkpoint is None or not has_tokenizer(task.checkpoint):
+    for where, folder in _brought(study).items():
+        if not has_tokenizer(folder):
             continue
         if mine is None:
             try:
                 mine = tokenizer_of(loaded, None, None).tokenizer.get_vocab()
             except FileError:
                 return  # rows bring their tokens
-        found = tokenizer_of(loaded, task.checkpoint, None).tokenizer.get_vocab()
+        found = tokenizer_of(loaded, folder, None).tokenizer.get_vocab()
         if found != mine:
             raise InputError(
-                f"task {task.name!r}, {task.checkpoint}: its tokenizer has another vocabulary than that of {loaded.folder}: the "
+                f"{where}, {folder}: its tokenizer has another vocabulary than that of {loaded.folder}: the "
                 "same numbers would mean other words. Train all tasks with one tokenizer, or say with tokenizer in [transformers] "
                 "which folder's is right."
             )
 
 
 def check_adapters(study: Study) -> None:
-    """Raise InputError where the tasks' adapters did not start from one: averages of their factors would mean nothing."""
-    paths = {f"task {task.name!r}": task.checkpoint for task in study.tasks if task.checkpoint is not None}
-    adapters = {name: open_adapter(path) for name, path in paths.items() if (path / ADAPTER).is_file()}
+    """Raise InputError where adapters, the anchors' too, did not start from one: averages of their factors mean nothing."""
+    adapters = {
+        name: open_adapter(path) for name, path in _brought(study).items() if (path / ADAPTER).is_file()
+    }
     if len(adapters) < 2:
         return
     check_same_factors(adapters)
@@ -87,3 +89,9 @@ def check_adapters(study: Study) -> None:
             f"{found.sentence}. Averages of A and of B mean something only near one common A. Train again, each task from one "
             "adapter folder saved before the first step; `previa merge --product` merges the products B A of these."
         )
+
+
+def _brought(study: Study) -> dict[str, Path]:
+    """The folders that the study's tasks and anchors bring, by what they are called in errors."""
+    tasks = {f"task {task.name!r}": task.checkpoint for task in study.tasks if task.checkpoint is not None}
+    return tasks | {f"anchor {show(anchor.alpha)}": anchor.checkpoint for anchor in study.anchors}

@@ -2,64 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain, compress
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from previa.core.isotropic import Isotropic
 from previa.core.kronecker import Kronecker
 from previa.core.mixture import Mixture
 from previa.core.modes import modes
+from previa.core.runs import Run
+from previa.run.anchors import anchors_of
 from previa.run.evaluate import PreviewMethod
 from previa.run.fit import REGMEAN, SQUARES, Runs
 from previa.run.records import digest
+from previa.run.rivals import LEFT_OUT, RIVALS, rivals
+from previa.run.sharpen import Family, Sharpened, sharpen
 from previa.run.sweep import Progress, sweep
 from previa.run.work import Work
 from previa.study.file import Study
 from previa.study.preview import Preview
-from previa.study.settings import METHODS
+from previa.study.settings import ANCHORED, METHODS, SHARPENED
 
 SATURATED = 1.5  # effective components per task, of several: EM picks one instead of blending
 
 
 def preview(
-    work: Work, runs: Runs, *, workers: int = 1, progress: Progress | None = None
+    work: Work,
+    runs: Runs,
+    *,
+    anchors: Sequence[Run] = (),
+    workers: int = 1,
+    progress: Progress | None = None,
 ) -> dict[str, Preview]:
     """Every method's preview at the study's grid, uniform and size-proportional weights; only what is missing is scored.
 
-    What was scored with other posteriors is forgotten first, and so are subsets of the mixture that the study no longer has:
-    only while it has them is known what their names mean. The store's fact "warnings" is for the report. Raises as sweep.
+    anchors: joint runs beside those of the study file and those trained by `train_anchors`; with any there are anchored
+    previews, at the anchors' weightings, too, and their rivals "scores" and "scores_gp".
+    What was scored with other posteriors, powers or anchors is forgotten first, and so is what the study no longer has, such
+    as subsets of the mixture. The store's fact "warnings" is for the report. Raises as sweep, anchors_of and sharpen.
     """
-    alphas, ingredients = work.alphas(work.study.preview.steps), work.ingredients
-    found: dict[str, Preview] = {}
+    store, study = work.store, work.study
+    alphas = work.alphas(study.preview.steps)
     _forget_subsets(work)
-    for name, (posteriors, method) in _posteriors(work.study, runs).items():
-        work.store.declare(name, {"posteriors": _digest(posteriors), "blocks": work.study.mixture.blocks})
-        found[name] = sweep(
-            ingredients.model,
-            method,
-            ingredients.scorer,
-            alphas,
-            store=work.store,
-            name=name,
-            recalibrate=ingredients.recalibrate,
-            workers=workers,
-            progress=progress,
-        )
-    work.store.put("warnings", [*runs.warnings, *warnings(work, found)])
+    families = families_of(study, runs)
+    found = {
+        name: _swept(work, name, one.method, {"posteriors": one.digest, "blocks": study.mixture.blocks}, alphas, workers, progress)
+        for name, one in families.items()
+    }  # fmt: skip
+    there, said = anchors_of(work, anchors)
+    sharpened = sharpen(work, families, there, progress=progress)
+    _forget_sharpened(work, sharpened)
+    beside = work.alphas(study.preview.steps, *(np.array(anchor.alpha) for anchor in there))
+    for name, one in sharpened.items():
+        rows = beside if one.facts["anchors"] else alphas
+        found[name] = _swept(work, name, one.method, one.facts, rows, workers, progress)
+    store.put("powers", {name: dict(one.power) for name, one in sharpened.items()})
+    found |= rivals(work, runs, there, families, sharpened, beside, progress=progress)
+    store.put("method", study.followed(found))
+    store.put("warnings", [*runs.warnings, *warnings(work, found), *said])
     return found
 
 
+def _swept(
+    work: Work,
+    name: str,
+    method: PreviewMethod,
+    facts: Mapping[str, Any],
+    alphas: NDArray[np.float64],
+    workers: int,
+    progress: Progress | None,
+) -> Preview:
+    ingredients = work.ingredients
+    work.store.declare(name, facts)
+    return sweep(
+        ingredients.model,
+        method,
+        ingredients.scorer,
+        alphas,
+        store=work.store,
+        name=name,
+        recalibrate=ingredients.recalibrate,
+        workers=workers,
+        progress=progress,
+    )
+
+
 def methods(study: Study, runs: Runs) -> dict[str, PreviewMethod]:
-    """Each preview of the study as a function from alphas to parameters, in the order of study.file.METHODS.
+    """Each family's preview as a function from alphas to parameters, in the order of study.settings.METHODS.
 
     A subset of the mixture is a method of its own, before the whole (Study.mixtures).
     """
     return {name: method for name, (_, method) in _posteriors(study, runs).items()}
+
+
+def families_of(study: Study, runs: Runs) -> dict[str, Family]:
+    """The same with names for what they rest on."""
+    return {
+        name: Family(method, _digest(posteriors))
+        for name, (posteriors, method) in _posteriors(study, runs).items()
+    }
+
+
+def all_methods(work: Work, runs: Runs, *, progress: Progress | None = None) -> dict[str, PreviewMethod]:
+    """Every preview of the study as a function from alphas to parameters: families, then sharpened ones.
+
+    Joint losses that were not measured yet are. Raises as anchors_of and sharpen.
+    """
+    families = families_of(work.study, runs)
+    there, _ = anchors_of(work)
+    sharpened = sharpen(work, families, there, progress=progress)
+    found = {name: family.method for name, family in families.items()}
+    return found | {name: one.method for name, one in sharpened.items()}
 
 
 def warnings(work: Work, previews: Mapping[str, Preview]) -> list[str]:
@@ -95,11 +153,22 @@ def _forget_subsets(work: Work) -> None:
             work.store.declare(name, {})  # rests on nothing any more
 
 
+def _forget_sharpened(work: Work, sharpened: Mapping[str, Sharpened]) -> None:
+    """Remove anchored previews, and what rests on the same runs, when there are no anchors any more."""
+    if not any(one.facts["anchors"] for one in sharpened.values()):
+        for name in work.store.methods():
+            if name in (*RIVALS, LEFT_OUT) or (name in SHARPENED and name.endswith(ANCHORED)):
+                work.store.declare(name, {})
+        for fact in ("anchors", "band", "left_out"):
+            if work.store.get(fact) is not None:
+                work.store.put(fact, None)
+
+
 def _posteriors(study: Study, runs: Runs) -> dict[str, tuple[list[Any], PreviewMethod]]:
     """Per preview its posteriors, one a task, and the function that merges them."""
     tasks = list(runs.tasks.values())
     found: dict[str, tuple[list[Any], PreviewMethod]] = {}
-    for name in (name for name in METHODS if name in study.preview.methods):
+    for name in (name for name in METHODS if name in study.families()):
         options: dict[str, Any] = {}
         if name in ("simple", "task_arithmetic"):
             posteriors: list[Any] = [Isotropic(task.mean) for task in tasks]

@@ -1,16 +1,23 @@
 """The study file: which model, which tasks, and how they are trained, previewed and compared, in TOML."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from previa.errors import FileError, StudyError
-from previa.study import _checks
+from previa.errors import AlphaError, FileError, StudyError
+from previa.study import _checks, simplex
 from previa.study._checks import key, one_of, path, reference, text, whole
+from previa.study._together import ROWS, check_kind, check_previews, check_subsets
 from previa.study.settings import (
+    ANCHORED,
+    CENTRE,
+    METHODS,
+    SHARPENED,
+    WARPED,
     AdamWSettings,
+    AnchorSettings,
     FinetuneSettings,
     MixtureSettings,
     PretrainSettings,
@@ -41,6 +48,7 @@ class Study:
     out: Path = field(default=Path(), metadata={"check": path})
     folder: Path = field(default=Path(), kw_only=True)
     tasks: tuple[TaskSettings, ...] = field(default=(), kw_only=True)
+    anchors: tuple[AnchorSettings, ...] = field(default=(), kw_only=True)
     transformers: TransformersSettings | None = field(default=None, kw_only=True)
     pretrain: PretrainSettings | None = field(default=None, kw_only=True)
     finetune: FinetuneSettings = field(default=FinetuneSettings(), kw_only=True)
@@ -68,16 +76,33 @@ class Study:
         parts = {f"mixture_{self.mixture.seeds * len(steps)}": steps for steps in self.mixture.subsets}
         return parts | {"mixture": self.snapshot_steps()}
 
+    def families(self) -> tuple[str, ...]:
+        """The families among the methods of [preview]: what is merged."""
+        return tuple(name for name in self.preview.methods if name in METHODS)
+
+    def sharpened(self) -> tuple[str, ...]:
+        """The previews on top of families, in the order of SHARPENED."""
+        return tuple(name for name in SHARPENED if name in self.preview.methods)
+
     def previews(self) -> tuple[str, ...]:
-        """The names of all previews: the methods of [preview], the mixture with its subsets before it."""
-        each = (self.mixtures() if name == "mixture" else (name,) for name in self.preview.methods)
-        return tuple(name for names in each for name in names)
+        """The names of all previews: the families of [preview], the mixture with its subsets before it; the sharpened last.
+
+        Anchored ones are there only while there are anchors.
+        """
+        each = (self.mixtures() if name == "mixture" else (name,) for name in self.families())
+        centre = [CENTRE] * (CENTRE in self.preview.methods)
+        return (*(name for names in each for name in names), *centre, *self.sharpened())
+
+    def followed(self, there: Collection[str]) -> str:
+        """The preview to recommend by: [recommend]'s, else the best at its cost of those that are there, else the last."""
+        wanted = (self.recommend.method, ANCHORED, WARPED, "mixture", *reversed(self.previews()))
+        return next((name for name in wanted if name in there), self.recommend.method)
 
     def facts(self) -> dict[str, Any]:
         """What all results rest on, for a store's fingerprint.
 
-        Not name, out and metric weights, and nothing of [preview], [truth] and [recommend]; nor [adamw] and [mixture], on
-        which single methods rest that say so themselves (Store.declare).
+        Not name, out and metric weights, and nothing of [preview], [truth] and [recommend]; nor [adamw], [mixture] and the
+        anchors, on which single methods rest that say so themselves (Store.declare).
         """
         whole_study = asdict(self)
         facts = {k: whole_study[k] for k in ("model", "loss", "score", "convention", "seed")}
@@ -101,9 +126,6 @@ class Study:
             at = at.relative_to(self.folder)
         return None if at is None else at.as_posix()
 
-
-ROWS = ("train", "test", "columns", "config", "train_split", "test_split", "score")
-"""Keys of a [[task]] whose data are rows."""
 
 _SECTIONS = {
     "finetune": FinetuneSettings,
@@ -136,7 +158,10 @@ def study_from_dict(table: Mapping[str, Any], *, folder: str | Path = ".", where
     """The study of such a table as a study file holds; where: its name in errors. Raises StudyError."""
     folder = Path(folder).resolve()
     _checks.known(
-        table, ("study", "transformers", "pretrain", "task", *_SECTIONS), what="section", where=where
+        table,
+        ("study", "transformers", "pretrain", "task", "anchor", *_SECTIONS),
+        what="section",
+        where=where,
     )
     if "study" not in table:
         raise StudyError(f"{where}: the section [study] is missing. It should hold at least name and model.")
@@ -153,8 +178,10 @@ def study_from_dict(table: Mapping[str, Any], *, folder: str | Path = ".", where
         parts = _of_folders(parts, table, folder)
     study = _checks.section(Study, table["study"], where=f"{where}, [study]", **parts)
     out = folder / (study.out if "out" in table["study"] else f"{study.name}-out")
-    study = replace(study, folder=folder, out=out, tasks=_tasks(table.get("task", []), folder, where))
-    _check_kind(study, where)
+    tasks = _tasks(table.get("task", []), folder, where)
+    anchors = _anchors(table.get("anchor", []), len(tasks), folder, where)
+    study = replace(study, folder=folder, out=out, tasks=tasks, anchors=anchors)
+    check_kind(study, where)
     if not any(task.metric_weight for task in study.tasks):
         raise StudyError(
             f"{where}, [[task]]: metric_weight is 0 for every task. One at least should be positive."
@@ -165,19 +192,20 @@ def study_from_dict(table: Mapping[str, Any], *, folder: str | Path = ".", where
             f"{where}, [mixture]: snapshots should be at most the steps of [finetune], {study.finetune.steps}. "
             f"Found {study.mixture.snapshots}."
         )
-    _check_subsets(study, f"{where}, [mixture]")
+    check_subsets(study, f"{where}, [mixture]")
+    check_previews(study, f"{where}, [preview]")
     if study.recommend.method not in study.previews():
         if "method" in table.get("recommend", {}):
             raise StudyError(
                 f"{where}, [recommend]: method should be one of those of [preview]: "
                 f"{', '.join(study.previews())}. Found {study.recommend.method!r}."
             )
-        study = replace(study, recommend=RecommendSettings(study.previews()[-1]))
+        study = replace(study, recommend=RecommendSettings(study.followed(study.previews())))
     return study
 
 
 OF_FOLDERS: Mapping[str, Mapping[str, Any]] = {
-    "preview": {"methods": ("simple", "squared_gradients")},
+    "preview": {"methods": ("simple", "squared_gradients", WARPED, ANCHORED)},
     "truth": {"steps": 0, "optimizer": "adamw"},
     "adamw": {"lr": 5e-5, "prior": 0.1},
 }
@@ -194,70 +222,6 @@ def _of_folders(parts: dict[str, Any], table: Mapping[str, Any], folder: Path) -
         own = {key: value for key, value in usual.items() if key not in given}
         parts[name] = replace(parts.get(name, _SECTIONS[name]()), **own)
     return parts
-
-
-def _check_kind(study: Study, where: str) -> None:
-    """Raise StudyError where keys of a study of functions and of one of folders are mixed."""
-    if study.transformers is None:
-        keys = {"model": study.model, "score": study.score}
-        for name, value in keys.items():
-            try:
-                _ = value if value is None else reference(value)
-            except _checks.WrongValueError as wrong:
-                also = (
-                    " A folder of transformers needs the section [transformers]." if name == "model" else ""
-                )
-                raise StudyError(
-                    f"{where}, [study]: {name} should be {wrong}. Found {value!r:.80}.{also}"
-                ) from wrong
-        for i, task in enumerate(study.tasks, start=1):
-            if task.data is None:
-                raise StudyError(
-                    f"{where}, [[task]] number {i}: the key 'data' is missing. Add a line: data = ..."
-                )
-            rows = [k for k in ROWS if getattr(task, k) != getattr(TaskSettings(""), k)]
-            if rows:
-                raise StudyError(
-                    f"{where}, [[task]] {task.name!r}: {rows[0]} is for rows of a study with the section [transformers]; here "
-                    "data = 'module:function' gives both."
-                )
-        return
-    for name in ("loss", "pretrain"):
-        if getattr(study, name) is not None:
-            raise StudyError(
-                f"{where}: {name} is for models made by a function. With [transformers] the loss is that of task_type, or "
-                "your own as task_type = 'module:loss', and the base is what the folder holds."
-            )
-    for task in study.tasks:
-        both, any_rows = task.train and task.test, task.train or task.test
-        if any_rows if task.data is not None else not both:
-            raise StudyError(
-                f"{where}, [[task]] {task.name!r}: give train = ... and test = ..., a file of rows or a data set each, or "
-                "data = 'module:function' for both."
-            )
-
-
-def _check_subsets(study: Study, where: str) -> None:
-    if study.mixture.subsets and "mixture" not in study.preview.methods:
-        raise StudyError(
-            f"{where}: subsets are previewed as mixtures, but methods of [preview] has no 'mixture'. Add it there, or leave "
-            "subsets out."
-        )
-    kept = study.snapshot_steps()
-    sizes = {len(kept)}
-    for steps in study.mixture.subsets:
-        for step in steps:
-            if step not in kept:
-                raise StudyError(
-                    f"{where}: subsets holds step {step}, after which no snapshot is kept. With these steps of [finetune] "
-                    f"and snapshots they are kept after {', '.join(map(str, kept))}."
-                )
-        if len(steps) in sizes:
-            raise StudyError(
-                f"{where}: subsets should be of different sizes, by which they are named, and smaller than all "
-                f"{len(kept)} snapshots. Found {len(steps)} snapshots, {list(steps)}."
-            )
-        sizes.add(len(steps))
 
 
 def _tasks(tables: object, folder: Path, where: str) -> tuple[TaskSettings, ...]:
@@ -277,3 +241,26 @@ def _tasks(tables: object, folder: Path, where: str) -> tuple[TaskSettings, ...]
     if len(tasks) < 2:
         raise StudyError(f"{where}: a study weighs at least two tasks, each a [[task]]. Found {len(tasks)}.")
     return tuple(tasks.values())
+
+
+def _anchors(tables: object, T: int, folder: Path, where: str) -> tuple[AnchorSettings, ...]:
+    if not isinstance(tables, list):
+        raise StudyError(
+            f"{where}: every anchor should be a section of its own, [[anchor]] in double brackets."
+        )
+    anchors: list[AnchorSettings] = []
+    for i, table in enumerate(tables, start=1):
+        here = f"{where}, [[anchor]] number {i}"
+        anchor = _checks.section(AnchorSettings, table, where=here)
+        try:
+            alpha = simplex.check_alphas(anchor.alpha, T, where=here)
+        except AlphaError as error:
+            raise StudyError(str(error)) from error
+        if alpha.max() == 1:
+            raise StudyError(
+                f"{here}: {simplex.show(alpha)} is a corner, where a task's own run is. Give it as checkpoint of that [[task]]."
+            )
+        if any(simplex.same(alpha, other.alpha) for other in anchors):
+            raise StudyError(f"{here}: two anchors are trained at {simplex.show(alpha)}. Keep one.")
+        anchors.append(replace(anchor, checkpoint=folder / anchor.checkpoint))
+    return tuple(anchors)

@@ -8,7 +8,13 @@ from previa.study import _checks
 from previa.study._checks import key, number, one_of, path, reference, text, whole
 
 METHODS = ("simple", "task_arithmetic", "ivon_hessian", "squared_gradients", "regmean", "mixture")
-
+"""The families of posteriors that are merged."""
+WARPED, ANCHORED = "warped", "anchored"
+SHARPENED = (
+    *(f"{family}_{WARPED}" for family in METHODS), WARPED, *(f"{family}_{ANCHORED}" for family in METHODS), ANCHORED
+)  # fmt: skip
+"""Previews on top of families, in the order in which they come: FAMILY_warped of one family, warped of the best one."""
+CENTRE = "centre"
 
 TASK_TYPES = ("sequence-classification", "causal-lm", "seq2seq", "image-classification")
 
@@ -34,6 +40,20 @@ class TaskSettings:
     train_split: str = key(text, "train")
     test_split: str = key(text, "test")
     score: str | None = key(text, None)
+
+
+def _weights(value: object) -> tuple[float, ...]:
+    if not isinstance(value, list | tuple):
+        raise _checks.WrongValueError("a list of weights, one a task, such as [0.5, 0.5, 0]")
+    return tuple(number(least=0)(weight) for weight in value)
+
+
+@dataclass(frozen=True)
+class AnchorSettings:
+    """One [[anchor]]: a joint run of one's own, the weighting it was trained at (in the tasks' order) and its checkpoint."""
+
+    alpha: tuple[float, ...] = key(_weights)
+    checkpoint: Path = field(metadata={"check": path})
 
 
 @dataclass(frozen=True)
@@ -114,10 +134,18 @@ class MixtureSettings:
 
 @dataclass(frozen=True)
 class PreviewSettings:
-    """[preview]: the grid's steps, and the methods that preview it."""
+    """[preview]: the grid's steps, and the methods that preview it.
+
+    power: "loss": the power p of warped weights, and the family, are those with the least joint loss; a number is p itself.
+    loss_examples: so many training examples of each task that loss is measured on.
+    """
 
     steps: int = key(whole(1), 20)
-    methods: tuple[str, ...] = key(_checks.several_of(*METHODS), METHODS)
+    methods: tuple[str, ...] = key(
+        _checks.several_of(*METHODS, CENTRE, *SHARPENED), (*METHODS, WARPED, ANCHORED)
+    )
+    power: float | str = key(_checks.either(one_of("loss"), number(above=0)), "loss")
+    loss_examples: int = key(whole(1), 256)
 
 
 @dataclass(frozen=True)
@@ -130,6 +158,6 @@ class TruthSettings:
 
 @dataclass(frozen=True)
 class RecommendSettings:
-    """[recommend]: the method whose preview the recommendation follows, one of Study.previews()."""
+    """[recommend]: the method whose preview the recommendation follows, one of Study.previews(); by default the last of them."""
 
-    method: str = key(_checks.label, "mixture")
+    method: str = key(_checks.label, ANCHORED)
