@@ -142,7 +142,7 @@ def _words(axes: Any, again: float | None, truth: float | None) -> list[Any]:
     """What the dashed line and the band are, upon them."""
     said = []
     if truth:
-        words = f"truth: {truth:.3g} joint runs"
+        words = f"truth: {truth:.{0 if truth >= 10 else 1}f} joint runs"
         said.append(axes.annotate(words, (truth, 0), (-3, 5), xycoords=("data", "axes fraction"), rotation=90, ha="right",
                                   va="bottom", textcoords="offset points", fontsize=LETTERS, color=MUTED))  # fmt: skip
     if again:
