@@ -89,6 +89,9 @@ class Ingredients:
     """name -> (method, cost in forward passes beside the map's evaluation)"""
     refined: Sequence[tuple[float, ...]] | None = None
     """where previews are refined; None: at every weighting of the truth"""
+    choice: Sequence[str] = ()
+    """the families among which the loss chooses; none: all. They should be of the same runs by the recipe of the joint ones: the
+    loss of another optimizer's runs says which fits better, not which previews better"""
     shown: Sequence[float] = POWERS
     """powers that are shown for themselves, as evidence for a default: of all families warped, of "simple" anchored"""
     thorough: bool = True
@@ -111,6 +114,11 @@ class Table:
     i: Ingredients
     store: Store
     rows: list[Row] = field(default_factory=list)
+
+    @property
+    def choice(self) -> tuple[str, ...]:
+        """The families among which the loss chooses."""
+        return tuple(self.i.choice or self.i.families)
 
     @property
     def unit(self) -> float:
@@ -148,9 +156,11 @@ class Table:
                 i.model, methods, i.losses, probes(len(i.tasks)), tasks=i.tasks, recalibrate=i.recalibrate
             )
             losses = {m: {f"{p:g}": _number(v) for p, v in own.items()} for m, own in found.losses.items()}
-            known = {"method": found.method, "p": found.p, "powers": dict(found.powers), "losses": losses}
+            known = {"powers": dict(found.powers), "losses": losses}
             self.store.put(f"chosen {name}", known)
-        return known
+        least = {m: known["losses"][m][f"{known['powers'][m]:g}"] for m in self.choice}
+        best = min(self.choice, key=lambda m: np.inf if least[m] is None else least[m])
+        return {**known, "method": best, "p": known["powers"][best]}
 
     def choosing(self, methods: int) -> float:
         """Forward passes of choosing among so many methods' powers."""
@@ -253,8 +263,8 @@ def _warped(t: Table) -> dict[str, Any]:
         seen = t.seen(f"{name}, p = {p:g}", warped(m, p))
         t.add(f"{name}_warped", seen, costs.of(name), t.map + t.choosing(1), family=name, p=p)
         if name == choice["method"]:
-            other = t.map + t.choosing(len(i.families))
-            t.add("warped", seen, costs.of(*i.families), other, family=name, p=p)
+            other = t.map + t.choosing(len(t.choice))
+            t.add("warped", seen, costs.of(*t.choice), other, family=name, p=p)
     return choice
 
 
@@ -273,8 +283,8 @@ def _anchored(t: Table, name: str, runs: list[Run], share: float) -> dict[str, A
         seen = t.seen(f"{name} {f}, p = {p:g}", of(p))
         t.add(f"{f}_{name}", seen, training, t.map + t.choosing(1), family=f, p=p)
         if f == choice["method"]:
-            other = t.map + t.choosing(len(methods))
-            t.add(name, seen, costs.of(*i.families) + trained, other, family=f, p=p)
+            other = t.map + t.choosing(len(t.choice))
+            t.add(name, seen, costs.of(*t.choice) + trained, other, family=f, p=p)
     at = np.array([run.alpha for run in runs])
     alphas = np.array(i.truth.alphas)
     T, known = len(i.tasks), t.seen(f"{name}, runs", held(runs), at).scores
@@ -319,12 +329,12 @@ def _refined(t: Table, choice: Mapping[str, Any]) -> dict[str, Any]:
     i, costs, f = t.i, t.i.costs, choice["method"]
     method = warped(i.families[f], choice["p"])
     at = [tuple(a) for a in (i.truth.alphas.tolist() if i.refined is None else i.refined)]
-    runs = trained(i, "refined", at, method, TOUCH)
-    seen = t.seen("refined", held(runs), np.array(at))
+    name = f"refined {f} p{choice['p']:g}"
+    seen = t.seen(name, held(trained(i, name.replace(" ", "-"), at, method, TOUCH)), np.array(at))
     before, true = t.seen(f"{f}, p = {choice['p']:g}", method).at(at), i.truth.at(at)
     if i.refined is None:
-        training = costs.of(*i.families) + sum(TOUCH * costs.run(a) for a in at)
-        t.add("refined", seen, training, t.map + t.choosing(len(i.families)), family=f, p=choice["p"])
+        training = costs.of(*t.choice) + sum(TOUCH * costs.run(a) for a in at)
+        t.add("refined", seen, training, t.map + t.choosing(len(t.choice)), family=f, p=choice["p"])
     mse = {n: float(((p.mean - true.mean) ** 2).mean()) for n, p in (("before", before), ("after", seen))}
     return {"share": TOUCH, "weightings": len(at), **mse}
 

@@ -70,7 +70,7 @@ def ingredients(name: str, o: Options) -> Ingredients:
     )  # fmt: skip
     return Ingredients(
         "digits", o.seed, study.names(), true, ing.model, {f: found[f] for f in FAMILIES}, others, ing.scorer,
-        partial(losses_on, parts), train, costs, o.out, again=again[0],
+        partial(losses_on, parts), train, costs, o.out, again=again[0], choice=FAMILIES[:2],
         expected=Preview(true.tasks, true.alphas, np.mean([one.scores for one in (true, *again)], axis=0)),
     )  # fmt: skip
 
