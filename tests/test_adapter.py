@@ -15,11 +15,14 @@ from torch import Tensor
 
 from previa.core.diagonal import Diagonal
 from previa.core.merge import merge
-from previa.errors import AlphaError, FileError, NotFiniteError, ParamsError
+from previa.core.warp import warp
+from previa.errors import AlphaError, FileError, InputError, NotFiniteError, ParamsError
 from previa.io import pieces
 from previa.io.adapter import merge_adapters
+from previa.io.checkpoint import open_checkpoint
 from previa.io.posterior_file import save_posterior
 from previa.io.provenance import Provenance
+from previa.io.weightings import Anchor, weightings
 from tiny_adapters import (
     ALPHA,
     CONFIG,
@@ -294,6 +297,90 @@ def test_a_tensor_without_a_precision_must_be_common(tmp_path: Path) -> None:
         save_posterior(path, Diagonal(theta, 1.0), PROVENANCE)
     with pytest.raises(ParamsError, match=r"task 'fr': tensor '.*classifier.*' has no precision"):
         study.merge(precisions=posteriors(study))
+
+
+# --- powers and anchors -----------------------------------------------------------------------------------------------
+
+AT = ((0.5, 0.5, 0.0), (1 / 3, 1 / 3, 1 / 3))
+
+
+def joint_runs(study: Study) -> list[Anchor]:
+    """Adapters of joint runs, which started where the tasks' own did."""
+    return [Anchor(alpha, study.trained(f"joint{r}", 70 + r)) for r, alpha in enumerate(AT)]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("product", [False, True])
+def test_anchored_adapters_are_sums_of_all_runs(kind: str, product: bool, tmp_path: Path) -> None:
+    study = Study(tmp_path, kind)
+    anchors = joint_runs(study)
+    paths = [*study.tasks.values(), *(Path(anchor.path) for anchor in anchors)]
+    (weights,) = weightings([ALPHA], TASKS, p=0.3, anchors=anchors).runs
+    assert min(weights) < 0
+    merged = study.merged(p=0.3, anchors=anchors, product=product)
+    read = study.deltas if product else tensors
+    each = [read(path) for path in paths]
+    expected = {n: sum(w * t[n].double() for w, t in zip(weights, each, strict=True)) for n in each[0]}
+    assert_close(read(merged.out), expected, 2 * EXACT if product else 2 * ULP)  # type: ignore[arg-type]
+    study.load(merged.out)
+    assert merged.rank == (10 if product else 2)
+    record = json.loads((merged.out / "previa.json").read_text())
+    assert (record["p"], record["alpha"]) == (0.3, dict(zip(TASKS, ALPHA, strict=True)))
+    assert [each["from"] for each in record["anchors"]] == [str(anchor.path) for anchor in anchors]
+    header = open_checkpoint(merged.out / WEIGHTS).metadata["previa.merge"]
+    assert json.loads(header)["anchors"] == record["anchors"]
+
+
+@pytest.mark.parametrize("p", [1.0, 0.3])
+def test_corners_and_anchors_are_their_own_adapters(p: float, study: Study) -> None:
+    save_posteriors(study)
+    anchors = joint_runs(study)
+    corners = [tuple(float(s == t) for s in range(3)) for t in range(3)]
+    for alpha, path in zip([*corners, *AT], [*study.tasks.values(), *(a.path for a in anchors)], strict=True):
+        for more in ({}, {"precisions": posteriors(study)}, {"base": study.start}):
+            found = study.merge(alpha, p=p, anchors=anchors, **more)
+            assert_close(tensors(found), tensors(Path(path)), 0.0)
+        merged = study.merged(alpha, p=p, anchors=anchors, product=True)
+        assert_close(study.deltas(merged.out), study.deltas(Path(path)), EXACT)
+        assert merged.rank == 2  # runs without weight add none
+
+
+def test_heads_are_anchored_where_products_are_summed(tmp_path: Path) -> None:
+    study = Study(tmp_path, "bert")
+    anchors = joint_runs(study)
+    averaged, summed = (
+        tensors(study.merge(p=0.3, anchors=anchors, product=product)) for product in (False, True)
+    )
+    heads = [name for name in averaged if "classifier" in name]
+    assert heads
+    assert_close({n: summed[n] for n in heads}, {n: averaged[n] for n in heads}, 0.0)
+
+
+def test_an_anchor_from_another_initialisation_is_refused_where_factors_are_averaged(study: Study) -> None:
+    anchors = joint_runs(study)
+    anchors[1] = Anchor(AT[1], study.trained("elsewhere", 9, study.begin("other-start", 5)))
+    with pytest.raises(
+        InputError, match=r"unlikely \(the initialised factors of .* and the anchor at 0\.333333333"
+    ):
+        study.merge(anchors=anchors)
+    out = study.merge(anchors=anchors, product=True)  # products need no common start
+    assert study.deltas(out)
+
+
+def test_an_anchor_that_does_not_fit_the_tasks_is_named(study: Study) -> None:
+    wide = study.trained("wide", 9, study.begin("wide-start", 0, r=3))
+    with pytest.raises(ParamsError, match=r"the anchor at 0\.5,0\.5,0: module .* has rank 3"):
+        study.merge(anchors=[Anchor(AT[0], wide)])
+    with pytest.raises(FileError, match=r"there is no adapter_config\.json"):
+        study.merge(anchors=[Anchor(AT[0], study.folder / "nowhere")])
+    with pytest.raises(AlphaError, match="negative"):
+        study.merge((1.5, -0.5, 0.0), product=True, p=0.3)
+
+
+def test_warped_products_are_sums_at_the_warped_weights(study: Study) -> None:
+    w = tuple(warp(ALPHA, 0.3).tolist())
+    assert_close(study.deltas(study.merge(p=0.3, product=True)), study.sum(w), EXACT)
+    assert_close(tensors(study.merge(p=0.3)), tensors(study.merge(w)), 0.0)
 
 
 # --- what is stored whole ---------------------------------------------------------------------------------------------

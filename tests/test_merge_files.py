@@ -9,6 +9,7 @@ import tempfile
 import weakref
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,15 +18,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from previa.core.anchored import anchored
 from previa.core.diagonal import Diagonal
 from previa.core.isotropic import Isotropic
 from previa.core.merge import merge
+from previa.core.modes import modes
+from previa.core.runs import Run
+from previa.core.warp import warp
 from previa.errors import AlphaError, FileError, InputError, NotFiniteError, ParamsError, PrecisionError
 from previa.io import checkpoint, pieces, workers
 from previa.io.checkpoint import open_checkpoint, save_checkpoint
 from previa.io.merge_files import merge_checkpoints
 from previa.io.posterior_file import save_posterior
 from previa.io.provenance import Provenance
+from previa.io.weightings import Anchor, weightings
 
 TASKS = ("de", "fr", "cs")
 SHAPES = {"head.weight": (3, 4), "scale": (), "none": (0, 2), "head.bias": (5,)}
@@ -469,3 +475,197 @@ sys.exit((peak() - before) // 1024)
     done = subprocess.run([sys.executable, "-c", script], check=False, timeout=180)
     assert 0 <= done.returncode < 40  # MB; each checkpoint is 48 MB, a tensor 2 MB
     assert torch.equal(open_checkpoint(tmp_path / "out")["layer23"], torch.full((2 * megabyte,), 23.0))
+
+
+# --- powers and anchors -----------------------------------------------------------------------------------------------
+
+AT = ((0.5, 0.5, 0.0), (1 / 3, 1 / 3, 1 / 3), (0.2, 0.2, 0.6))
+powers = pytest.mark.parametrize("p", [1.0, 0.3])
+kinds = pytest.mark.parametrize("hessian", [False, True])
+
+
+def _anchors(study: Study, dtype: torch.dtype = torch.float32) -> list[Anchor]:
+    """Files of joint runs beside the study's."""
+    rng, found = torch.Generator().manual_seed(7), []
+    for r, alpha in enumerate(AT):
+        found.append(Anchor(alpha, study.folder / f"joint{r}.safetensors"))
+        save_checkpoint(Path(found[-1].path), study._draw(rng, dtype))
+    return found
+
+
+def _exact(
+    study: Study, alpha: tuple[float, ...], anchors: list[Anchor], p: float, hessian: bool
+) -> dict[str, Tensor]:
+    """In memory and in float64, by core.anchored."""
+    wide = {task: {n: t.double() for n, t in params.items()} for task, params in study.params.items()}
+    h = {task: {n: t.double() for n, t in params.items()} for task, params in study.h.items()}
+    qs = [Diagonal(wide[task], h[task]) if hessian else Isotropic(wide[task]) for task in TASKS]
+    runs = [Run(tuple(a.alpha), {n: t.double() for n, t in open_checkpoint(a.path).items()}) for a in anchors]
+    method = anchored(partial(modes, posteriors=qs), runs, p=p)
+    return dict(method(torch.tensor([alpha], dtype=torch.float64)).params.row(0))
+
+
+@powers
+@kinds
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_files_are_warped_and_anchored_as_in_memory(p: float, hessian: bool, n: int, study: Study) -> None:
+    anchors = _anchors(study)[:n]
+    for alpha in ((0.5, 0.3, 0.2), (0.0, 0.9, 0.1), (0.1, 0.1, 0.8)):
+        found = study.merged(alpha, hessian=hessian, p=p, anchors=anchors)
+        assert_close(found, _exact(study, alpha, anchors, p, hessian), 3 * ULP)
+
+
+@kinds
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_every_entry_of_an_anchored_merge_is_rounded_once(
+    hessian: bool, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    study = Study(tmp_path, dtype=dtype)
+    anchors, alpha = _anchors(study, dtype), (0.7, 0.2, 0.1)
+    weights = weightings([alpha], TASKS, p=0.3, anchors=anchors)
+    assert min(weights.runs[0]) < -0.05  # of the runs' weights some are negative
+    assert sum(weights.runs[0]) == pytest.approx(1, abs=1e-12)
+    exact = _exact(study, alpha, anchors, 0.3, hessian)
+    found = study.merged(alpha, hessian=hessian, p=0.3, anchors=anchors)
+    assert_equal(found, {name: tensor.to(dtype) for name, tensor in exact.items()})
+
+
+@powers
+@kinds
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_corners_and_anchors_return_their_files_bit_for_bit(
+    p: float, hessian: bool, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    study = Study(tmp_path, dtype=dtype)
+    anchors = _anchors(study, dtype)
+    for t, task in enumerate(TASKS):
+        alpha = tuple(float(t == s) for s in range(3))
+        found = study.merged(alpha, hessian=hessian, p=p, anchors=anchors)
+        assert_equal(found, open_checkpoint(study.tasks[task]))
+    for anchor in anchors:
+        found = study.merged(tuple(anchor.alpha), hessian=hessian, p=p, anchors=anchors)
+        assert_equal(found, open_checkpoint(anchor.path))
+    found = study.merged((0.333333, 0.333333, 0.333334), hessian=hessian, p=p, anchors=anchors)
+    assert_equal(found, open_checkpoint(anchors[1].path))  # as the command line has it
+
+
+@kinds
+def test_the_order_of_tasks_and_of_anchors_is_irrelevant(hessian: bool, study: Study) -> None:
+    anchors = _anchors(study)
+    expected = study.merged((0.5, 0.3, 0.2), hessian=hessian, p=0.3, anchors=anchors)
+    found = study.merged((0.5, 0.3, 0.2), hessian=hessian, p=0.3, anchors=anchors[::-1])
+    assert_close(found, expected)
+    study.tasks = dict(reversed(study.tasks.items()))
+    turned = [Anchor(anchor.alpha[::-1], anchor.path) for anchor in anchors]
+    found = study.merged((0.2, 0.3, 0.5), hessian=hessian, p=0.3, anchors=turned)
+    assert_close(found, expected)
+
+
+@kinds
+def test_the_size_of_a_piece_is_irrelevant_to_anchors(
+    hessian: bool, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anchors = _anchors(study)
+    expected = study.merged((0.5, 0.3, 0.2), hessian=hessian, p=0.3, anchors=anchors)
+    monkeypatch.setattr(pieces, "PIECE", 5)
+    # a matrix product may sum in another order: the last bit of float64, and so next to never one of float32
+    assert_close(study.merged((0.5, 0.3, 0.2), hessian=hessian, p=0.3, anchors=anchors), expected, 1e-7)
+
+
+def test_a_power_keeps_the_bases_share(study: Study) -> None:
+    alpha, p = (0.4, 0.1, 0.2), 0.5
+    expected = merge(
+        warp(alpha, p).tolist(), [Isotropic(study.params[t]) for t in TASKS], Isotropic(study.base_params)
+    )
+    assert_close(study.merged(alpha, base=True, p=p), expected.mode())
+    qs = [Diagonal(study.params[task], study.h[task]) for task in TASKS]
+    expected = merge(warp(alpha, p).tolist(), qs, Diagonal(study.base_params, 0.7))
+    assert_close(study.merged(alpha, base=True, hessian=True, prior_precision=0.7, p=p), expected.mode())
+
+
+def test_the_merged_file_names_power_and_anchors(study: Study) -> None:
+    anchors = _anchors(study)
+    study.merged((0.5, 0.5, 0.0), p=0.3, anchors=anchors)
+    record = json.loads(open_checkpoint(study.folder / "merged.safetensors").metadata["previa.merge"])
+    assert (record["alpha"], record["p"]) == ({"de": 0.5, "fr": 0.5, "cs": 0.0}, 0.3)
+    assert [each["weight"] for each in record["anchors"]] == [1, 0, 0]
+    assert record["anchors"][2]["alpha"] == {"de": 0.2, "fr": 0.2, "cs": 0.6}
+    assert record["anchors"][2]["from"] == str(anchors[2].path)
+
+
+def _anchor_change(name: str, tensor: Tensor | None):  # type: ignore[no-untyped-def]
+    def change(study: Study, anchors: list[Anchor]) -> None:
+        params = dict(open_checkpoint(anchors[0].path))
+        params.pop(name, None)
+        save_checkpoint(Path(anchors[0].path), params if tensor is None else params | {name: tensor})
+
+    return change
+
+
+NO_ANCHORS = {
+    "missing": (_anchor_change("scale", None), ParamsError, ("the anchor at 0.5,0.5,0", "'scale'", "missing")),
+    "misshapen": (_anchor_change("head.bias", torch.ones(6)), ParamsError, ("anchor at 0.5,0.5,0", "(6,)", "(5,)")),
+    "nan": (_anchor_change("head.bias", NAN), NotFiniteError, ("anchor at 0.5,0.5,0", "joint0", "'head.bias'")),
+    "file": (lambda s, a: a[0].path.unlink(), FileError, ("joint0.safetensors", "no such file")),
+    "posterior": (
+        lambda s, a: a.append(Anchor((0.3, 0.3, 0.4), s.precisions["de"])),
+        InputError,
+        ("the anchor at 0.3,0.3,0.4", "is a posterior file"),
+    ),
+    "corner": (
+        lambda s, a: a.append(Anchor((0.0, 1.0, 0.0), s.tasks["fr"])),
+        AlphaError,
+        ("[0.0, 1.0, 0.0] is a corner", "that task's posterior"),
+    ),
+    "twice": (lambda s, a: a.append(a[0]), AlphaError, ("two are trained at [0.5, 0.5, 0.0]",)),
+    "sum": (
+        lambda s, a: a.append(Anchor((0.5, 0.3, 0.1), s.tasks["fr"])),
+        AlphaError,
+        ("the anchor at 0.5,0.3,0.1", "sum to 0.9", "fr.safetensors"),
+    ),
+    "number": (
+        lambda s, a: a.append(Anchor((0.5, 0.5), s.tasks["fr"])),
+        AlphaError,
+        ("the anchor at 0.5,0.5", "3 tasks need"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NO_ANCHORS)
+@kinds
+def test_an_anchor_that_does_not_fit_is_named_and_leaves_no_file(
+    case: str, hessian: bool, study: Study
+) -> None:
+    change, error, words = NO_ANCHORS[case]
+    anchors = _anchors(study)
+    change(study, anchors)  # type: ignore[no-untyped-call]
+    with pytest.raises(error) as caught:
+        study.merged((0.5, 0.3, 0.2), hessian=hessian, anchors=anchors)
+    for word in words:
+        assert word in str(caught.value)
+    assert not (study.folder / "merged.safetensors").exists()
+
+
+def test_integers_of_an_anchor_that_differ_are_named(study: Study) -> None:
+    _with_buffers(study, (3, 3, 3), (0.5, 0.5, 0.5))
+    anchors = _anchors(study)
+    for anchor in anchors:
+        params = dict(open_checkpoint(anchor.path))
+        save_checkpoint(Path(anchor.path), params | {"bn.steps": torch.tensor(4), "bn.mean": torch.ones(2)})
+    with pytest.raises(
+        ParamsError, match=r"the anchor at 0\.5,0\.5,0: tensor 'bn\.steps' is .* of task 'de'"
+    ):
+        study.merged((0.5, 0.3, 0.2), anchors=anchors)
+
+
+def test_with_anchors_weights_sum_to_one_even_with_a_base(study: Study) -> None:
+    with pytest.raises(AlphaError, match=r"alpha sums to 0\.9; with anchors it must sum to 1"):
+        study.merged((0.5, 0.3, 0.1), base=True, anchors=_anchors(study))
+    anchors = _anchors(study)
+    found = study.merged((0.5, 0.3, 0.2), base=True, anchors=anchors)
+    assert_close(found, study.merged((0.5, 0.3, 0.2), anchors=anchors), 0.0)
+
+
+def test_a_power_that_is_none_is_refused(study: Study) -> None:
+    with pytest.raises(InputError, match=r"the power p is 0; expected a positive number"):
+        study.merged((0.5, 0.3, 0.2), p=0)
