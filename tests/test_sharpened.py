@@ -11,7 +11,7 @@ from previa.show._look import label
 from previa.show._methods import finetunings, parted, place
 from previa.show.outputs import Results, publish
 from previa.show.sharpened import drawn
-from sharpened_study import OFF, anchors_of, sharpened_store
+from sharpened_study import ITEMS, OFF, anchors_of, sharpened_store
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
@@ -108,6 +108,23 @@ def test_the_band_is_counted_at_joint_runs_that_it_was_not_made_from(tmp_path):
         assert f"it held {100 * np.mean(inside):.0f} %" in said(found, "Anchored at joint runs: a mean")
     with sharpened_store(tmp_path / "t.db", truth=False) as store:
         assert of(store)["band"]["coverage"] is None
+
+
+def test_scores_of_the_runs_themselves_are_no_preview(tmp_path):
+    with sharpened_store(tmp_path / "s.db") as store:
+        for name in ("anchors", "left_out"):
+            store.record(name, anchors_of(3)[0], dict.fromkeys("abc", np.ones(ITEMS)), seconds=0.1)
+        assert set(Results.of(store).previews) == set(OFF)
+
+
+def test_what_leaving_out_says_is_told_with_or_without_a_truth(tmp_path):
+    with sharpened_store(tmp_path / "s.db", truth=False) as store:
+        assert not [s for s in of(store)["sentences"] if s.startswith("Each anchor left out")]
+        store.put("left_out", {"anchored": 0.008, "scores": 0.021})
+        words = said(of(store), "Each anchor left out in turn")
+        assert "to 0.8 points by their parameters and to 2.1 points by their scores alone" in words
+        store.put("left_out", {"anchored": None, "scores": 0.021})
+        assert not [s for s in of(store)["sentences"] if s.startswith("Each anchor left out")]
 
 
 def test_one_anchor_makes_no_band_to_rely_on(tmp_path):

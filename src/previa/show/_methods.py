@@ -8,6 +8,10 @@ import numpy as np
 
 TRUTH = "joint"
 WARM = f"{TRUTH}_from_"  # joint runs that began at a preview: neither the truth nor a preview
+RUNS = (
+    "anchors",
+    "left_out",
+)  # scores of anchors themselves, and of what the other runs preview there: no maps
 ORDER = (
     "simple", "task_arithmetic", "squared_gradients", "regmean", "ivon_hessian", "mixture", "centre", "scores", "scores_gp",
     "refined", "warped", "anchored",
@@ -52,6 +56,11 @@ def finetunings(method: str, powers: Mapping[str, Any] | None = None) -> tuple[s
     if method in EXTRA:
         return (*FINETUNINGS["simple"], *EXTRA[method])
     return FINETUNINGS.get("mixture" if components(method) else method, ())
+
+
+def is_map(method: str) -> bool:
+    """Whether what a store holds under this name is a preview of many weightings."""
+    return method != TRUTH and method not in RUNS and not method.startswith(WARM)
 
 
 def parted(method: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from previa.errors import StoreError
-from previa.show._methods import TRUTH, WARM, place
+from previa.show._methods import TRUTH, is_map, place
 from previa.show.sharpened import sharpened
 from previa.show.summary import summary
 from previa.study.compare import FEWEST, Comparison, compare
@@ -46,7 +46,7 @@ class Results:
         There is no comparison where fewer than three weightings have a true and a previewed score.
         Raises StoreError where nothing was previewed or the method was not, InputError as compare and recommend do.
         """
-        names = [m for m in store.methods() if m != TRUTH and not m.startswith(WARM)]
+        names = [m for m in store.methods() if is_map(m)]
         names.sort(key=place)
         if not names:
             raise StoreError(

@@ -51,6 +51,7 @@ def sharpened(
         *_of_loss(powers),
         *_of_anchors(anchors),
         *_of_rivals(anchored, rivals, comparison, anchors),
+        *_of_left_out(store.get("left_out"), unit),
         *_of_band(band, anchors, unit),
     ]
     return {
@@ -188,7 +189,7 @@ def _of_rivals(
     if method not in judged or not seen:
         return [
             f"The same {len(anchors) or ''} anchors and task runs also give a map without any merging ({words}). Which is better "
-            "cannot be told here: nothing else was trained jointly. Look at both."
+            "cannot be told here for sure: nothing else was trained jointly. Look at both."
         ]
     ours, best = judged[method], max(seen, key=lambda q: (_rank(q), -q.regret_at_1))
     said = (
@@ -209,13 +210,28 @@ def _of_rivals(
     return [f"{name} of the same runs, without any merging, is better in one and worse in the other: {said}."]
 
 
+def _of_left_out(errors: Mapping[str, float] | None, unit: str) -> list[str]:
+    """How far the other runs' previews of an anchor are off, by their parameters and by their scores alone."""
+    if not errors or not all(isinstance(errors.get(m), int | float) for m in ("anchored", "scores")):
+        return []
+    by = {m: _wide(float(errors[m]), unit) for m in ("anchored", "scores")}
+    return [
+        f"Each anchor left out in turn, the other runs preview its mean score to {by['anchored']} by their parameters and to "
+        f"{by['scores']} by their scores alone (root mean square). A design whose anchors are far apart makes both look worse "
+        "than they are with all anchors."
+    ]
+
+
+def _wide(half: float, unit: str) -> str:
+    return f"{100 * half:.2g} points" if unit == "accuracy" else f"{half:.2g}"
+
+
 def _of_band(band: Mapping[str, Any] | None, anchors: Sequence[Mapping[str, Any]], unit: str) -> list[str]:
     if not band:
         return []
     level, half = float(band.get("level", 0.9)), float(band["half_width"])
-    wide = f"{100 * half:.2g} points" if unit == "accuracy" else f"{half:.2g}"
     said = (
-        f"{label(str(band['method']))}: a mean score is previewed to within ± {wide} ({100 * level:.0f} %, from "
+        f"{label(str(band['method']))}: a mean score is previewed to within ± {_wide(half, unit)} ({100 * level:.0f} %, from "
         f"leave-one-anchor-out of {len(anchors)} {'anchor' if len(anchors) == 1 else 'anchors'} and the test items)."
     )
     if band.get("coverage") is not None:
