@@ -85,6 +85,8 @@ class Ingredients:
     """the truth of another seed, of the same base, at some weightings"""
     expected: Preview | None = None
     """the mean of the truths of several seeds, where there are some: what a preview should foretell"""
+    known: Mapping[str, Preview] = field(default_factory=dict)
+    """previews by other methods that are there already"""
     more: Mapping[str, tuple[Method, float]] = field(default_factory=dict)
     """name -> (method, cost in forward passes beside the map's evaluation)"""
     refined: Sequence[tuple[float, ...]] | None = None
@@ -249,6 +251,8 @@ def _known(t: Table) -> dict[str, Any]:
     for name, method in {**i.families, **i.others}.items():
         family = name if name in i.families else None
         t.add(name, t.seen(f"{name}, p = 1", method), costs.of(name), t.map, family=family, p=1.0)
+    for name, preview in i.known.items():
+        t.add(name, preview, costs.of(name), t.map, p=1.0)
     return {"best": best, "worst": float(np.nanmin(i.truth.mean)), "weightings": len(i.truth)}
 
 

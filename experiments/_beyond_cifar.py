@@ -24,11 +24,20 @@ from previa import (
 from previa.run.finetune import class_loss
 from previa.run.live import live
 from previa.study.preview import Preview
+from previa.study.simplex import find, uniform
 from previa.study.store import Store
 
 LOOKED = 250  # training images of each task whose loss chooses powers
 ANCHOR = 10  # taken off the seed of the truth's joint runs
 SHOWN = (0.5, 0.25)
+REFINED = (
+    (0.6, 0.2, 0.2),
+    (0.2, 0.6, 0.2),
+    (0.2, 0.2, 0.6),
+    (0.8, 0.1, 0.1),
+    (0.1, 0.8, 0.1),
+    (0.1, 0.1, 0.8),
+)
 PRIOR = 10.0  # of squared gradients, as in figure 3
 
 
@@ -80,7 +89,7 @@ def ingredients(name: str, o: Options) -> Ingredients:
     return Ingredients(
         name, o.seed, tuple(TASKS), truth, bench.model(), families, paper, score, partial(losses, parts),
         partial(train, bench), costs, o.out, recalibrate=recalibrate, shown=SHOWN, thorough=False,
-        refined=[(0.6, 0.2, 0.2), (0.2, 0.6, 0.2), (0.2, 0.2, 0.6), (0.8, 0.1, 0.1), (0.1, 0.8, 0.1), (0.1, 0.1, 0.8)],
+        refined=[a for a in REFINED if find(truth.alphas, a) is not None] or [tuple(uniform(3).tolist())],
     )  # fmt: skip
 
 
