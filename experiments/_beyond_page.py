@@ -18,9 +18,12 @@ TITLES = {
     "mnist_imbalanced": "MNIST, imbalanced tasks",
     "mnist_balanced": "MNIST, balanced tasks",
     "cifar": "CIFAR-10, ResNet-20",
-    "sentiment": "Sentiment, MiniLM",
-    "vit": "Images, ViT",
-    "translation": "Translation, LoRA",
+    "sentiment": "Sentiment, MiniLM, accuracy",
+    "sentiment_likelihood": "Sentiment, MiniLM, log-likelihood",
+    "vit": "Pictures, ViT, accuracy",
+    "vit_likelihood": "Pictures, ViT, log-likelihood",
+    "translation": "Translation, LoRA by IVON, log-likelihood",
+    "translation_adamw": "Translation, LoRA by AdamW, log-likelihood",
 }
 LABELS = {  # method -> what it is called; n is the number of anchors; in the order of the table
     "uniform": "equal weights, no preview",
@@ -158,9 +161,13 @@ def table(name: str, study: Mapping[str, Any]) -> Iterator[str]:
     yield "|---|" + "---|" * (10 if expected else 9)
     for method, label in LABELS.items():
         row = methods.get(re.sub(r"_n(?=_|$)", f"_{n}", method))
-        if row is None:
+        if row is None or (n == 1 and re.search(r"_1(?=_|$)", method)):
             continue
-        cells = [label.replace(" n ", f" {n} "), _show(row["cost"], 1), _show(row["training"], 1)]
+        cells = [
+            label.replace(" n ", f" {n} ").replace("1 runs", "1 run").replace("1 short runs", "1 short run"),
+            _show(row["cost"], 1),
+            _show(row["training"], 1),
+        ]
         cells += [_show(row.get("regret_at_1"), 4), _show(row.get("spearman"), 3)]
         cells += [_show(row.get("spearman_expected"), 3)] * expected
         cells += [

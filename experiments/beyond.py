@@ -25,6 +25,12 @@ STUDIES = {  # name -> the module whose ``ingredients(name, options)`` makes it
     "mnist_imbalanced": "_beyond_mnist",
     "mnist_balanced": "_beyond_mnist",
     "cifar": "_beyond_cifar",
+    "sentiment": "_beyond_sentiment",
+    "sentiment_likelihood": "_beyond_sentiment",
+    "vit": "_beyond_vit",
+    "vit_likelihood": "_beyond_vit",
+    "translation": "_beyond_translation",
+    "translation_adamw": "_beyond_translation",
 }
 DEFAULT = ("digits", "mnist_imbalanced", "mnist_balanced", "cifar")
 
