@@ -116,6 +116,24 @@ def test_random_designs_of_any_size_stay_small_too(T):
             assert float(b.abs().sum(-1).max()) < 8, (seed, n)
 
 
+@pytest.mark.parametrize("p", [1.0, 0.3])
+def test_anchors_anywhere_help_or_do_little_harm(p):
+    """A truth that saturates, theta = alpha^0.5, and runs that miss it by a tenth of what plain merging does."""
+    w, ratios = drawn(3, 400, 1), []
+    plain = warp(w, p)
+    truth = warp(w, 0.5)
+    missed = float((plain - truth).square().mean())
+    for seed in range(30):
+        at = drawn(3, (2, 4, 7)[seed % 3], 200 + seed)
+        chance = torch.randn(at.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        residuals = warp(at, 0.5) + 0.1 * missed**0.5 * chance - warp(at, p)
+        found = plain + cardinals(plain, warp(at, p)) @ residuals
+        ratios.append(float((found - truth).square().mean()) / missed)
+    assert max(ratios) < 2  # over 4000 where terms count that anchors hardly identify
+    assert sorted(ratios[2::3])[5] < 0.6  # with seven anchors
+    assert sorted(ratios)[15] < 0.9
+
+
 def test_the_order_of_anchors_and_of_tasks_goes_through():
     w, order, turn = drawn(3, 20, 0), [4, 2, 0, 1, 3], [2, 0, 1]
     for at in (drawn(3, 5, 3), complete(3)):
