@@ -4,12 +4,13 @@ import shutil
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from previa.show.outputs import Results, publish
 from previa.study.compare import compare
 from previa.study.pareto import compare_fronts, front
-from sharpened_study import anchors_of, sharpened_store
+from sharpened_study import ITEMS, anchors_of, sharpened_store
 from synthetic_previews import made_up, study, written
 
 sync_playwright = pytest.importorskip(
@@ -301,6 +302,11 @@ def sharper(folder, T, monkeypatch, **options):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with sharpened_store(folder / "s.db", tasks=TASKS[T], **options) as store:
         powers = store.get("powers") or {}
+        if powers and T == 3:
+            for k in (0, 25):
+                store.record(
+                    f"refined_{k}", anchors_of(3)[0], dict.fromkeys(TASKS[T], np.ones(ITEMS)), seconds=1.0
+                )
         for found in powers.values():
             found["losses"][HOSTILE] = {"1.0": 0.5}
         if powers:
@@ -322,6 +328,17 @@ def test_the_report_tells_how_its_preview_was_sharpened(opened, tmp_path, monkey
     assert section.locator("table").first.locator("thead th").all_inner_texts()[:2] == ["Family", "p = 1"]
     assert section.locator("tbody th").get_by_text(HOSTILE).count() == 2  # one in each table of powers
     assert page.locator("img").count() == 0
+    steps = section.locator("table").filter(has_text="25 steps")
+    assert steps.locator("tbody tr").inner_text().split() == [
+        "0.333",
+        "/",
+        "0.333",
+        "/",
+        "0.333",
+        "1.000",
+        "1.000",
+        "–",
+    ]
     for name, n in (("simple", 0), ("warped", 0), ("anchored", len(anchors_of(3)))):
         assert page.locator(f"#sharpened-maps figure[data-method={name}] .anchor").count() == n
     assert page.locator("#maps figure[data-method=anchored] .anchor").count() == 4

@@ -117,6 +117,26 @@ def test_scores_of_the_runs_themselves_are_no_preview(tmp_path):
         assert set(Results.of(store).previews) == set(OFF)
 
 
+def test_steps_from_a_preview_are_told_and_are_no_maps(tmp_path):
+    alpha = (0.5, 0.3, 0.2)
+    with sharpened_store(tmp_path / "s.db", facts=False) as store:
+        for k, level in ((0, 0.8), (25, 0.9), (100, 0.95)):
+            items = (np.arange(ITEMS) < level * ITEMS).astype(np.float32)
+            store.record(f"refined_{k}", alpha, dict.fromkeys("abc", items), seconds=1.0, stats={"steps": k})
+        found = Results.of(store)
+        true = store.preview("joint").at([alpha]).mean[0]
+    assert set(found.previews) == set(OFF)
+    sharper = found.summary["sharpened"]
+    (one,) = sharper["refined"]
+    assert one == {"alpha": list(alpha), "steps": [0, 25, 100], "means": pytest.approx([0.8, 0.9, 0.95]), "true": pytest.approx(true)}  # fmt: skip
+    words = said(sharper, "The preview at ")
+    assert (
+        "scores 0.8000, and goes on by joint training to 0.9000 after 25 steps, 0.9500 after 100 steps"
+        in words
+    )
+    assert f"the joint run there has {true:.4f}" in words
+
+
 def test_what_leaving_out_says_is_told_with_or_without_a_truth(tmp_path):
     with sharpened_store(tmp_path / "s.db", truth=False) as store:
         assert not [s for s in of(store)["sentences"] if s.startswith("Each anchor left out")]

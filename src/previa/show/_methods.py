@@ -12,6 +12,7 @@ RUNS = (
     "anchors",
     "left_out",
 )  # scores of anchors themselves, and of what the other runs preview there: no maps
+STEPS = r"refined_\d+"  # scores after so many steps of joint training from the preview, at single weightings: no map
 ORDER = (
     "simple", "task_arithmetic", "squared_gradients", "regmean", "ivon_hessian", "mixture", "centre", "scores", "scores_gp",
     "refined", "warped", "anchored",
@@ -60,7 +61,7 @@ def finetunings(method: str, powers: Mapping[str, Any] | None = None) -> tuple[s
 
 def is_map(method: str) -> bool:
     """Whether what a store holds under this name is a preview of many weightings."""
-    return method != TRUTH and method not in RUNS and not method.startswith(WARM)
+    return method not in (TRUTH, *RUNS) and not method.startswith(WARM) and not re.fullmatch(STEPS, method)
 
 
 def parted(method: str) -> tuple[str, str]:

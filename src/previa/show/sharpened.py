@@ -12,6 +12,7 @@ import numpy as np
 
 from previa.show._look import Array, label
 from previa.show._methods import parted, place
+from previa.show.refined import of_refined, refined
 from previa.study.compare import Comparison, Quality
 from previa.study.preview import Preview, metric_weights
 from previa.study.simplex import find
@@ -31,7 +32,7 @@ def sharpened(
     """JSON data for summary.json and the report; None for a store without these facts.
 
     {"powers": {method: {"chosen", "losses", ...}}, "anchors": [{"alpha", "from", "steps", "share", "mean", "left_out_mean", ...}],
-    "band": {..., "coverage"}, "pairs": [[family, sharpened]], "anchored": [methods], "rivals": [methods], "sentences": [str]}.
+    "band": {..., "coverage"}, "pairs": [[family, sharpened]], "anchored": [methods], "rivals": [methods], "refined": [...], "sentences": [str]}.
     A mean is over tasks, by ``weights``. The band's coverage is counted at the truth's weightings that are no anchors.
     """
     known = store.get("powers") or {}
@@ -39,7 +40,8 @@ def sharpened(
     w = metric_weights(store.tasks, weights)
     anchors = [_anchor(store.tasks, w, one) for one in store.get("anchors") or []]
     band = store.get("band")
-    if not powers and not anchors and not band:
+    steps = refined(store, truth, weights)
+    if not powers and not anchors and not band and not steps:
         return None
     anchored = [m for m in previews if parted(m)[1] == "anchored"]
     if band:
@@ -53,6 +55,7 @@ def sharpened(
         *_of_rivals(anchored, rivals, comparison, anchors),
         *_of_left_out(store.get("left_out"), unit),
         *_of_band(band, anchors, unit),
+        *of_refined(steps),
     ]
     return {
         "powers": powers,
@@ -61,6 +64,7 @@ def sharpened(
         "pairs": _pairs(powers, previews),
         "anchored": anchored,
         "rivals": rivals,
+        "refined": steps,
         "sentences": sentences,
     }
 

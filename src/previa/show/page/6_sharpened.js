@@ -107,6 +107,20 @@ const rivalTable = () => {
   );
 };
 
+const refinedTable = () => {
+  const steps = [...new Set(sharper.refined.flatMap((one) => one.steps))].sort((a, b) => a - b);
+  if (!steps.length) return [];
+  return headed(
+    "Joint training from the preview, step by step",
+    ["Weighting", ...steps.map((k) => (k ? `${k} steps` : "the preview")), "joint run"],
+    sharper.refined.map((one) => ({
+      head: one.alpha.map(weight).join(" / "),
+      cells: [...steps.map((k) => score(one.means[one.steps.indexOf(k)])), score(one.true)],
+    })),
+    "Mean scores over tasks.",
+  );
+};
+
 // Two tasks: before and after in one chart, with the truth, the anchors and the error band.
 const beforeAfter = ([before, after]) => {
   const drawn = [...(truth ? [truth] : []), byKey.get(before), byKey.get(after)];
@@ -183,6 +197,7 @@ const sharpened = () => {
     el("div", { id: "sharpened-maps" }, T === 3 ? sharperMaps.map((m) => m.node) : T === 2 ? sharper.pairs.map(beforeAfter) : null),
     Object.entries(sharper.powers).map(([method, found]) => powerTable(method, found)),
     anchorTable(),
+    refinedTable(),
     rivalTable(),
   );
 };
