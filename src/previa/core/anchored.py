@@ -25,8 +25,9 @@ def anchored(method: Method, anchors: Sequence[Run], *, p: float = 1.0) -> Metho
     ``cardinals``, 1 at their own anchor, 0 at the others and at corners. So every task's own run is reproduced, and every
     anchor bit for bit (in m's dtype). With Isotropic posteriors this is Scheffe's interpolation of all runs; other families
     bend the way between them.
-    m is asked for the anchors once, here; beside what m returns, a call takes memory for [A, P] once more. alphas must sum to
-    one: no anchor says what a base's share does.
+    m is asked for the anchors once, here. Where it is a local search, as EM for mixtures that lie far apart, what it finds there
+    may not be what it finds near there in other company, and by that the preview beside an anchor is off. Beside what m
+    returns, a call takes memory for [A, P] once more. alphas must sum to one: no anchor says what a base's share does.
     Raises AlphaError for anchors at corners, two at one weighting, or weights that are not one for each task; ParamsError where
     their tensors are not the tasks'.
     """

@@ -5,8 +5,10 @@ from previa.io.merge_files import merge_checkpoints
 from previa.io.optimizer_file import open_optimizer
 from previa.io.posterior_file import load_posterior, open_posterior, save_posterior
 from previa.io.provenance import Provenance, check_conventions
+from previa.io.weightings import Anchor
 
 __all__ = [
+    "Anchor",
     "Checkpoint",
     "Provenance",
     "check_conventions",
