@@ -9,10 +9,12 @@ from torch import nn
 from torch.nn import functional
 
 from previa import Diagonal, Flat, Full, Given, Isotropic, Layout, by_autograd, modes, squared_gradients
+from previa.core.anchored import anchored
 from previa.core.blend import blended, mixedness
 from previa.core.expansion import Expansion, promised, scale, steps
 from previa.core.kronecker import Kronecker, kronecker_damping
 from previa.core.low_rank_gaussian import LowRankGaussian
+from previa.core.runs import Run
 from previa.errors import AlphaError, InputError, NotFiniteError, ParamsError, PrecisionError
 from previa.fit.centre import DAMPINGS, FAIR, from_centre
 from previa.fit.gradients import gradients_by_example, mean_gradient
@@ -256,6 +258,22 @@ def test_without_curvature_in_some_direction_the_step_is_damped():
     assert torch.isfinite(found.preview(simplex(3)).params.vector).all()
 
 
+def test_a_walk_at_one_weighting_is_an_anchor_there():
+    """Curvature twice the true one halves every step; five looks at the weighting's own centre come within 1/32 of its optimum."""
+    q, alpha = Quadratic(3), (0.6, 0.4, 0.0)
+
+    def steep(c):
+        return [Expansion(Full(c, 2 * H), e.gradient) for H, e in zip(q.H, q.look(c), strict=True)]
+
+    found = from_centre(q.simple, steep, q.losses, [alpha], recentrings=4, at=alpha)
+    at = torch.tensor([alpha], dtype=torch.float64)
+    start, end = q.simple(at).params.vector - q.optimum(at), found.preview(at).params.vector - q.optimum(at)
+    torch.testing.assert_close(end, start / 32, **EXACT)
+    assert list(found.losses) == sorted(found.losses, reverse=True)
+    method = anchored(q.simple, [Run(alpha, found.preview(at).params.row(0))], p=0.3)
+    torch.testing.assert_close(method(at).params.vector, found.preview(at).params.vector, **EXACT)
+
+
 @pytest.mark.parametrize("recentrings", [0, 1, 2])
 def test_passes_are_counted(recentrings):
     q = Quadratic(3)
@@ -445,8 +463,8 @@ def test_a_search_that_cannot_be_made_is_refused():
     q = Quadratic(3)
     with pytest.raises(InputError, match="recentrings is -1"):
         from_centre(q.simple, q.look, q.losses, probes(3), recentrings=-1)
-    with pytest.raises(InputError, match=r"first is 0\.7"):
-        from_centre(q.simple, q.look, q.losses, probes(3), first=0.7)
+    with pytest.raises(AlphaError, match="3 tasks need"):
+        from_centre(q.simple, q.look, q.losses, probes(3), at=(0.5, 0.5))
     with pytest.raises(InputError, match="2 expansions, but there are 3 tasks"):
         from_centre(q.simple, lambda c: q.look(c)[:2], q.losses, probes(3))
     with pytest.raises(InputError, match=r"shape \(2,\); expected \(3,\)"):

@@ -56,7 +56,7 @@ class Centre:
     tried: tuple[Tried, ...]
     """the search for ``damping``, in its order"""
     losses: tuple[float, ...]
-    """the joint loss at equal weights of every centre, the first one's first"""
+    """the joint loss of every centre at equal weights, or at the weighting walked along, the first one's first"""
     looks: int
     """passes over all tasks' data, forward and backward, for gradients and curvature"""
     evaluations: int
@@ -88,38 +88,45 @@ class Centre:
 
 
 def from_centre(
-    method: Method, look: Look, losses: Losses, alphas: Alphas, *, recentrings: int = 1, first: float = FIRST
+    method: Method,
+    look: Look,
+    losses: Losses,
+    alphas: Alphas,
+    *,
+    recentrings: int = 1,
+    at: Sequence[float] | None = None,
 ) -> Centre:
     """Expand at method's preview of equal weights, step, and look again ``recentrings`` times; then trust for all weightings.
 
+    at [T]: another weighting to walk along, whose preview the first centre is. With alphas = [at] the result is that one
+    weighting's own preview, which can stand as an anchor (``anchored``) where a joint run would.
     alphas [A, T]: where the joint loss sum_t alpha_t l_t is measured (``probes``). A damping is trusted where that loss falls
-    by at least FAIR of what the quadratics promise, in the mean over alphas; the search begins at ``first``, goes up to the
-    first that is trusted and on while the loss falls further, or down while it does. Where none is, the step is 0 and
-    ``reason`` says so. A re-centring is such a step at equal weights alone; where that is refused, the centre stays.
+    by at least FAIR of what the quadratics promise, in the mean over alphas; the search begins at FIRST or at the last
+    centre's, goes up to the first that is trusted and on while the loss falls further, or down while it does. Where none is,
+    the step is 0 and ``reason`` says so. A re-centring is such a step at equal weights (``at``) alone; where that is
+    refused, the centre stays.
     Raises InputError for expansions that differ or are of another centre, fewer losses than tasks, or a bad setting.
     """
     if not isinstance(recentrings, int) or recentrings < 0:
         raise InputError(f"from_centre: recentrings is {recentrings!r}; expected a whole number from 0 on.")
-    if first not in DAMPINGS:
-        raise InputError(f"from_centre: first is {first!r}; expected one of {DAMPINGS}.")
-    at = torch.atleast_2d(torch.as_tensor(alphas, dtype=torch.float64))
-    T = at.shape[1]
-    at = as_alphas(at, T)
-    even = torch.full((1, T), 1 / T, dtype=torch.float64)
-    search = _Search(losses, T)
-    centre = method(even).params.row(0)
+    rows = torch.atleast_2d(torch.as_tensor(alphas, dtype=torch.float64))
+    T = rows.shape[1]
+    rows = as_alphas(rows, T)
+    own = as_alphas([1 / T] * T if at is None else at, T).view(1, T)
+    search, first = _Search(losses, T), FIRST
+    centre = method(own).params.row(0)
     seen = _seen(look, centre, T)
     here = search.tasks(centre)
-    path, looks = [float(here.mean())], 1
+    path, looks = [joint(own, here)], 1
     for _ in range(recentrings):
-        found = search.best(seen, even, here, first)
+        found = search.best(seen, own, here, first)
         if found is None:
             break
-        first, x = found.damping, steps(even, seen, damping=found.damping).params.vector[0]
+        first, x = found.damping, steps(own, seen, damping=found.damping).params.vector[0]
         centre = Flat(centre.layout, (centre.vector.double() + x).to(centre.vector))
         seen, here = _seen(look, centre, T), search.tasks(centre)
-        path, looks = [*path, float(here.mean())], looks + 1
-    best = search.best(seen, at, here, first)
+        path, looks = [*path, joint(own, here)], looks + 1
+    best = search.best(seen, rows, here, first)
     return Centre(
         tuple(seen),
         math.inf if best is None else best.damping,
@@ -181,11 +188,17 @@ class _Search:
             return self.tried[-1]
         theta = (c.vector.double() + x).to(c.vector)
         there = torch.stack([self.tasks(Flat(c.layout, row)) for row in theta])
-        w = at.cpu()
-        falls = torch.where(w > 0, w * (here - there), 0.0).sum(-1)
-        found = Tried(damping, float(promised(at, seen, x).mean()), float(falls.mean()))
+        falls = joint(at, here) - joint(at, there)
+        found = Tried(
+            damping, float(promised(at, seen, x).mean()), falls if math.isfinite(falls) else -math.inf
+        )
         self.tried.append(found)
         return found
+
+
+def joint(alphas: Tensor, losses: Tensor) -> float:
+    """The mean over weightings [A, T] of sum_t alpha_t l_t, for losses [A, T] or [T]; tasks without weight do not count."""
+    return float(torch.where(alphas > 0, alphas * losses, 0.0).sum(-1).mean())
 
 
 def _seen(look: Look, centre: Flat, T: int) -> Sequence[Expansion]:
