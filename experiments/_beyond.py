@@ -95,9 +95,9 @@ class Ingredients:
     """the families among which the loss chooses; none: all. They should be of the same runs by the recipe of the joint ones: the
     loss of another optimizer's runs says which fits better, not which previews better"""
     shown: Sequence[float] = POWERS
-    """powers that are shown for themselves, as evidence for a default: of all families warped, of "simple" anchored"""
+    """powers that are shown for themselves, as evidence for a default"""
     thorough: bool = True
-    """anchored previews of all families at the powers shown, and previews in the plane of the losses"""
+    """anchored previews of all families at all powers shown (else simple at the last), and previews in the plane of the losses"""
     labels: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     """what the kept scores rest on, beside the truth"""
@@ -281,7 +281,7 @@ def _anchored(t: Table, name: str, runs: list[Run], share: float) -> dict[str, A
     choice = t.chosen(name, methods)
     for f, of in methods.items():
         training = costs.of(f) + trained
-        for p in i.shown if i.thorough or f == "simple" else ():
+        for p in i.shown if i.thorough else i.shown[-1:] if f == "simple" and len(runs) > 1 else ():
             t.add(f"{f}_{name}_p{p:g}", t.seen(f"{name} {f}, p = {p:g}", of(p)), training, t.map, family=f, p=p)  # fmt: skip
         p = choice["powers"][f]
         seen = t.seen(f"{name} {f}, p = {p:g}", of(p))

@@ -14,7 +14,6 @@ from previa import (
     Diagonal,
     Flat,
     Given,
-    Isotropic,
     damped,
     finetune,
     open_checkpoint,
@@ -47,7 +46,7 @@ def ingredients(name: str, o: Options) -> Ingredients:
     keep_memory()
     s, suffix = figure.SCALES[o.scale], f"-seed{o.seed}" if o.seed else ""
     bench = Bench(s, ROOT / "experiments-out" / f"fig3_cifar-{o.scale}{suffix}", o.device, o.seed)
-    truth = _truth(bench, o)
+    truth, known = _there(bench, o)
     runs = {
         t: {(k, step): bench.posterior(t, k, step) for k in range(s.seeds) for step in s.steps} for t in TASKS
     }
@@ -62,11 +61,6 @@ def ingredients(name: str, o: Options) -> Ingredients:
     paper["squared_gradients"] = figure.merging(
         [Diagonal(q.mode(), h) for q, h in zip(last, precisions, strict=True)]
     )
-    paper["task_arithmetic"] = partial(
-        figure.modes,
-        posteriors=[Isotropic(q.mode()) for q in last],
-        prior=Isotropic(read_diagonal(bench.out / "base.safetensors").mode()),
-    )
     score, recalibrate = judge(bench)
     parts = {t: tuple(part[:LOOKED] for part in bench.parts()[t]) for t in TASKS}
     calibration = len(bench.parts()["calibration"][0])
@@ -80,15 +74,16 @@ def ingredients(name: str, o: Options) -> Ingredients:
             "more ivon": (s.seeds - 1) * own,
             "squares": 3.0 * s.fisher * len(TASKS),
         },
-        needs={"simple": ("ivon",), "task_arithmetic": ("ivon",), "ivon_hessian": ("ivon",)}
+        needs={"simple": ("ivon",), "ivon_hessian": ("ivon",)}
         | {"squared_gradients": ("ivon", "squares")}
         | dict.fromkeys(mixtures, ("ivon", "more ivon")),
         score=len(bench.parts()["test"][0]) + calibration,
         losses=sum(len(y) for _, y in parts.values()) + calibration,
     )  # fmt: skip
+    others = {m: method for m, method in paper.items() if m not in known}
     return Ingredients(
-        name, o.seed, tuple(TASKS), truth, bench.model(), families, paper, score, partial(losses, parts),
-        partial(train, bench), costs, o.out, recalibrate=recalibrate, shown=SHOWN, thorough=False,
+        name, o.seed, tuple(TASKS), truth, bench.model(), families, others, score, partial(losses, parts),
+        partial(train, bench), costs, o.out, recalibrate=recalibrate, shown=SHOWN, thorough=False, known=known,
         refined=[a for a in REFINED if find(truth.alphas, a) is not None] or [tuple(uniform(3).tolist())],
     )  # fmt: skip
 
@@ -109,16 +104,20 @@ def train(bench: Bench, alpha: tuple[float, ...], *, start: Flat | None, share: 
     return Flat(found.layout, found.vector.cpu())
 
 
-def _truth(bench: Bench, o: Options) -> Preview:
-    """The joint runs of figure 3's store. Ends the program where they are not all there."""
+def _there(bench: Bench, o: Options) -> tuple[Preview, dict[str, Preview]]:
+    """The joint runs of figure 3's store, and its previews of other methods. Ends the program where runs are missing."""
     path, command = bench.out / "results.sqlite", f"fig3_cifar.py --scale {o.scale} --seed {o.seed}"
     if not path.exists():
         raise SystemExit(f"cifar needs the runs of {path.parent}: python experiments/{command}")
-    store = Store.read(path)
-    alphas = weightings(len(TASKS), bench.settings.grid)
+    store, alphas = Store.read(path), weightings(len(TASKS), bench.settings.grid)
     if missing := len(store.missing("joint", alphas)):
         raise SystemExit(f"cifar: {missing} joint runs are missing in {path}: python experiments/{command}")
-    return store.preview("joint").at(alphas)
+    names = [
+        m
+        for m in (*figure.mixtures(bench.settings), "squared_gradients")
+        if not len(store.missing(m, alphas))
+    ]
+    return store.preview("joint").at(alphas), {m: store.preview(m).at(alphas) for m in names}
 
 
 def _squares(bench: Bench, o: Options, task: str, q: Diagonal) -> Flat:
