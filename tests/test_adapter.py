@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from previa.cli import main
 from previa.core.diagonal import Diagonal
 from previa.core.merge import merge
 from previa.core.warp import warp
@@ -381,6 +382,22 @@ def test_warped_products_are_sums_at_the_warped_weights(study: Study) -> None:
     w = tuple(warp(ALPHA, 0.3).tolist())
     assert_close(study.deltas(study.merge(p=0.3, product=True)), study.sum(w), EXACT)
     assert_close(tensors(study.merge(p=0.3)), tensors(study.merge(w)), 0.0)
+
+
+@pytest.mark.parametrize("product", [False, True])
+def test_the_command_anchors_adapters(
+    product: bool, study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    anchors = joint_runs(study)
+    out = study.folder / "by-command"
+    words = [word for task, path in study.tasks.items() for word in ("--task", f"{task}={path}")]
+    for anchor in anchors:
+        words += ["--anchor", f"{','.join(map(str, anchor.alpha))}={anchor.path}"]
+    words += ["--power", "0.3", "--alpha", "0.5,0.3,0.2", "--out", str(out), *["--product"][: int(product)]]
+    assert main(["merge", *words]) == 0
+    assert f"rank {10 if product else 2}" in capsys.readouterr().out
+    expected = study.merge(p=0.3, anchors=anchors, product=product)
+    assert_close(tensors(out), tensors(expected), 0.0)
 
 
 # --- what is stored whole ---------------------------------------------------------------------------------------------
