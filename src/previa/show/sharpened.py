@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from previa.show._look import Array, label
+from previa.show._look import Array
 from previa.show._methods import parted, place
+from previa.show._sharp_words import of_anchors, of_band, of_left_out, of_loss, of_power, of_rivals
 from previa.show.refined import of_refined, refined
-from previa.study.compare import Comparison, Quality
+from previa.study.compare import Comparison
 from previa.study.preview import Preview, metric_weights
 from previa.study.simplex import find
 from previa.study.store import Store
 
 RIVALS = ("scores", "scores_gp")
-AS_GOOD = 0.005  # of Spearman: less than that between two methods is no difference
 
 
 def sharpened(
@@ -49,12 +49,12 @@ def sharpened(
     rivals = [m for m in RIVALS if m in previews]
     unit = str(store.get("unit", "score"))
     sentences = [
-        *(_of_power(m, found) for m, found in powers.items()),
-        *_of_loss(powers),
-        *_of_anchors(anchors),
-        *_of_rivals(anchored, rivals, comparison, anchors),
-        *_of_left_out(store.get("left_out"), unit),
-        *_of_band(band, anchors, unit),
+        *(of_power(m, found) for m, found in powers.items()),
+        *of_loss(powers),
+        *of_anchors(anchors),
+        *of_rivals(anchored, rivals, comparison, anchors),
+        *of_left_out(store.get("left_out"), unit),
+        *of_band(band, anchors, unit),
         *of_refined(steps),
     ]
     return {
@@ -127,127 +127,3 @@ def _coverage(
         and (not len(at) or find(at, alpha) is None)
     ]
     return float(np.mean(inside)) if inside else band.get("coverage")
-
-
-def _of_power(method: str, found: Mapping[str, Any]) -> str:
-    """Which power and family were chosen, by how much less joint loss, and from what it was measured."""
-    chosen, losses = found.get("chosen") or {}, found.get("losses") or {}
-    family, p = str(chosen.get("method")), float(chosen.get("p", 1))
-    own = {float(q): loss for q, loss in (losses.get(family) or {}).items() if loss is not None}
-    words = f"{label(method)}: weights to the power p = {p:g} on {label(family)}"
-    tried = f"{len(losses)} {'family' if len(losses) == 1 else 'families'} and {len(own)} powers"
-    if p == 1:
-        said = f"{words}: of {tried} none below 1 has less joint loss, so weights are merged as they are."
-    elif p in own and 1.0 in own:
-        said = (
-            f"{words}. Of {tried} it has the least joint loss: {own[p]:.3g}, where p = 1 has {own[1.0]:.3g}."
-        )
-    else:
-        said = f"{words}, the least joint loss of {tried}."
-    if own and p == min(own) and p != 1:
-        said += " It is the smallest power that was tried: a still smaller one may be better."
-    return said
-
-
-def _of_loss(powers: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What the joint loss is, and on what it was measured."""
-    if not powers:
-        return []
-    found = next(iter(powers.values()))
-    n, alphas = found.get("examples"), found.get("alphas") or []
-    basis = f" on {n:,} training examples" if isinstance(n, int) else ""
-    at = f" at {len(alphas)} weightings" if alphas else ""
-    return [
-        f"The joint loss is what joint training minimises, the weighted sum of the tasks' training losses, here of merged models"
-        f"{basis}{at}. No joint run and no test item was used for the choice."
-    ]
-
-
-def _of_anchors(anchors: Sequence[Mapping[str, Any]]) -> list[str]:
-    if not anchors:
-        return []
-    n, spent = len(anchors), [float(a["share"]) for a in anchors if a.get("share") is not None]
-    cost = f" Cost: {sum(spent):.2g} of full joint runs." if len(spent) == n else ""
-    one, warm = n == 1, sum(anchor.get("from") == "preview" for anchor in anchors)
-    began = {0: "", n: f" {'It' if one else 'All'} began at the preview."}.get(
-        warm, f" {warm} of them began at the preview."
-    )
-    return [
-        f"{'One joint run is an anchor' if one else f'{n} joint runs are anchors'}, {'a diamond' if one else 'diamonds'} in the "
-        f"maps: there the anchored preview is the run itself, and around it what merging missed is faded out.{began}{cost}"
-    ]
-
-
-def _of_rivals(
-    anchored: Sequence[str],
-    rivals: Sequence[str],
-    comparison: Comparison | None,
-    anchors: Sequence[Mapping[str, Any]],
-) -> list[str]:
-    """Whether interpolating the scores of the same runs, without any merging, does as well."""
-    if not anchored or not rivals:
-        return []
-    method, words = anchored[-1], " or ".join(label(m).lower() for m in rivals)
-    judged = comparison.methods if comparison else {}
-    seen = [judged[m] for m in rivals if m in judged]
-    if method not in judged or not seen:
-        return [
-            f"The same {len(anchors) or ''} anchors and task runs also give a map without any merging ({words}). Which is better "
-            "cannot be told here for sure: nothing else was trained jointly. Look at both."
-        ]
-    ours, best = judged[method], max(seen, key=lambda q: (_rank(q), -q.regret_at_1))
-    said = (
-        f"regret {best.regret_at_1:.3f} and Spearman {_shown(best)}, against {ours.regret_at_1:.3f} and {_shown(ours)} of the "
-        "anchored preview"
-    )
-    noise = ours.regret_noise or 0.0
-    ranks = _rank(best) - _rank(ours)
-    regrets = max(best.regret_at_1, noise) - max(ours.regret_at_1, noise)  # below the floor all are one
-    name = next(label(m) for m in rivals if judged.get(m) is best)
-    if ranks >= -AS_GOOD and regrets <= 0:
-        return [
-            f"{name} of the same runs, without any merging, does as well: {said}. In this study the parameters of the merged models "
-            "add nothing to the scores of the runs."
-        ]
-    if ranks < -AS_GOOD and regrets >= 0:
-        return [f"{name} of the same runs, without any merging, does less well: {said}."]
-    return [f"{name} of the same runs, without any merging, is better in one and worse in the other: {said}."]
-
-
-def _of_left_out(errors: Mapping[str, float] | None, unit: str) -> list[str]:
-    """How far the other runs' previews of an anchor are off, by their parameters and by their scores alone."""
-    if not errors or not all(isinstance(errors.get(m), int | float) for m in ("anchored", "scores")):
-        return []
-    by = {m: _wide(float(errors[m]), unit) for m in ("anchored", "scores")}
-    return [
-        f"Each anchor left out in turn, the other runs preview its mean score to {by['anchored']} by their parameters and to "
-        f"{by['scores']} by their scores alone (root mean square). A design whose anchors are far apart makes both look worse "
-        "than they are with all anchors."
-    ]
-
-
-def _wide(half: float, unit: str) -> str:
-    return f"{100 * half:.2g} points" if unit == "accuracy" else f"{half:.2g}"
-
-
-def _of_band(band: Mapping[str, Any] | None, anchors: Sequence[Mapping[str, Any]], unit: str) -> list[str]:
-    if not band:
-        return []
-    level, half = float(band.get("level", 0.9)), float(band["half_width"])
-    said = (
-        f"{label(str(band['method']))}: a mean score is previewed to within ± {_wide(half, unit)} ({100 * level:.0f} %, from "
-        f"leave-one-anchor-out of {len(anchors)} {'anchor' if len(anchors) == 1 else 'anchors'} and the test items)."
-    )
-    if band.get("coverage") is not None:
-        said += f" Of the joint runs at other weightings it held {100 * float(band['coverage']):.0f} %."
-    if 0 < len(anchors) < 4:
-        said += " So few anchors say little about their own error: take the band for a guess."
-    return [said]
-
-
-def _rank(q: Quality) -> float:
-    return -1.0 if q.spearman is None else q.spearman
-
-
-def _shown(q: Quality) -> str:
-    return "-" if q.spearman is None else f"{q.spearman:.3f}"
