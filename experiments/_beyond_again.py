@@ -27,6 +27,7 @@ def refined(alphas: Array) -> list[tuple[float, ...]] | None:
 
 def twice(i: Ingredients, folder: Path, train: Train, k: int) -> Preview:
     """Scores of joint runs number k at the study's weightings, [A]; the runs are kept in ``folder``, the scores in the study's."""
+    folder.mkdir(parents=True, exist_ok=True)
     runs = trained(
         replace(i, train=train, folder=folder),
         f"joint{k}",

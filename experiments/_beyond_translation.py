@@ -20,6 +20,7 @@ from previa.core.params import Layout
 from previa.core.runs import Run
 from previa.core.warp import Method
 from previa.study.preview import Preview
+from previa.study.simplex import find
 from previa.study.store import Store
 
 SHOWN = (0.5, 0.25)
@@ -125,11 +126,8 @@ def products(own: Sequence[Flat], anchors: Sequence[Run], p: float, rank: int) -
         for c in counts(alphas).tolist():
             both = {
                 name: torch.cat(
-                    [
-                        a * run[name] if grows_wide(name) else run[name]
-                        for a, run in zip(c, runs, strict=True)
-                    ],
-                    grows_wide(name),
+                    [run[name] * (a if along(name) else 1) for a, run in zip(c, runs, strict=True)],
+                    along(name),
                 )
                 for name in runs[0]
             }
@@ -139,19 +137,19 @@ def products(own: Sequence[Flat], anchors: Sequence[Run], p: float, rank: int) -
     return preview
 
 
-def grows_wide(name: str) -> bool:
-    """B [out, r] grows along dimension 1, A [r, in] along 0."""
-    return ".lora_B." in name
+def along(name: str) -> int:
+    """The dimension of the rank: 1 of B [out, r], 0 of A [r, in]."""
+    return int(".lora_B." in name)
 
 
 def filled(factors: Mapping[str, Tensor], rank: int) -> Flat:
     """The same update by factors of this rank: rows of A and columns of B that are zero, or those cut off again."""
     found = {}
     for name, value in factors.items():
-        shape = (value.shape[0], rank) if grows_wide(name) else (rank, value.shape[1])
+        shape = (value.shape[0], rank) if along(name) else (rank, value.shape[1])
         wide = value.new_zeros(shape)
-        r = min(rank, value.shape[grows_wide(name)])
-        index = (slice(None), slice(r)) if grows_wide(name) else (slice(r),)
+        r = min(rank, value.shape[along(name)])
+        index = (slice(None), slice(r)) if along(name) else (slice(r),)
         wide[index] = value[index]
         found[name] = wide
     return Flat.of(found)
@@ -181,7 +179,7 @@ def ingredients(name: str, o: Options) -> Ingredients:
     s, kind, T = SCALES[o.scale], "adamw" if name.endswith("adamw") else "ivon", len(TASKS)
     bench = Bench(s, there, o.device, o.seed)
     r, wide = s.rank, (T + 1) * s.rank
-    own, one = means(bench, kind), 3.0 * s.steps * s.batch
+    own, one, true = means(bench, kind), 3.0 * s.steps * s.batch, truth(bench, kind, likely=True)
 
     def trained(alpha: tuple[float, ...], *, start: Flat | None, share: float) -> Flat:
         begin = None if start is None else filled(start, r).vector
@@ -196,10 +194,10 @@ def ingredients(name: str, o: Options) -> Ingredients:
         score=float(s.test * T), losses=float(LOOKED * T),
     )  # fmt: skip
     made = Ingredients(
-        study=name, seed=bench.seed, tasks=TASKS, truth=truth(bench, kind, likely=True), model=bench.model(wide),
+        study=name, seed=bench.seed, tasks=TASKS, truth=true, model=bench.model(wide),
         families={name: widened(method, wide) for name, method in families(bench, kind).items()}, others=summed,
         score=Scorer(bench, likely=True), losses=Losses(bench), train=trained, costs=costs, folder=o.out,
-        refined=REFINED if o.scale == "small" else None, shown=SHOWN, settings={"scale": asdict(s), "judge": name},
+        refined=[a for a in REFINED if find(true.alphas, a) is not None] or [(0.5, 0.5)], shown=SHOWN, settings={"scale": asdict(s), "judge": name},
     )  # fmt: skip
     more = {}
     for which, share in (("full", 1.0), ("short", SHORT)):
