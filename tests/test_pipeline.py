@@ -35,8 +35,8 @@ from previa.io.posterior_file import load_posterior, save_posterior
 from previa.io.provenance import Provenance
 from previa.run.fit import fit
 from previa.run.jobs import bench_of
-from previa.run.joint import _previewed, finetune_at, truth
-from previa.run.pipeline import all_methods, methods, preview
+from previa.run.joint import finetune_at, truth
+from previa.run.pipeline import all_methods, methods, preview, previewed
 from previa.run.records import digest_of_data, digest_of_test
 from previa.run.resolve import load
 from previa.run.work import opened
@@ -768,7 +768,7 @@ def test_a_warm_start_is_the_model_that_was_previewed(folder):
         method, rows = methods(work.study, fit(work))["mixture"], work.alphas(4)
         together = method(torch.from_numpy(rows)).params.vector
         for row in (1, len(rows) - 1):
-            assert torch.equal(_previewed(work, method, rows[row]).vector, together[row])
+            assert torch.equal(previewed(work, method, rows[row]).vector, together[row])
         beside = np.array([0.2, 0.3, 0.5])  # not on the grid
         more = method(torch.from_numpy(np.vstack([rows, beside]))).params.vector
-        assert torch.equal(_previewed(work, method, beside).vector, more[-1])
+        assert torch.equal(previewed(work, method, beside).vector, more[-1])

@@ -11,6 +11,7 @@ import click
 from previa import __version__
 from previa.cli import study
 from previa.cli._options import InOrder
+from previa.cli.anchors import anchors, refine
 from previa.cli.export import export
 from previa.cli.finetune import finetune
 from previa.cli.merge import merge
@@ -34,7 +35,7 @@ def cli() -> None:
 
 
 for command in (
-    study.demo, study.run, study.fit, study.preview, study.recommend, study.compare, study.report,
+    study.demo, study.run, study.fit, study.preview, anchors, refine, study.recommend, study.compare, study.report,
     finetune, merge, posterior, export,
 ):  # fmt: skip
     cli.add_command(command)

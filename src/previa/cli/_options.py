@@ -47,7 +47,7 @@ def opened(study: Any, file: Path) -> Iterator[Any]:
     from previa.run import work as room
 
     with room.opened(study) as work:
-        work.store.put("method", study.recommend.method)
+        work.store.put("method", study.followed(work.store.methods()))
         work.store.put("unit", _unit(study))
         work.store.put("study_file", str(file))
         yield work

@@ -81,15 +81,18 @@ def run(study: Path, out: Path | None, workers: int | None, quiet: bool) -> None
 
 
 def _run(file: Path, out: Path | None, workers: int | None, quiet: bool) -> None:
+    from previa.run.anchors import anchors_folder
     from previa.run.fit import fit
     from previa.run.joint import picks, truth
     from previa.run.pipeline import preview
+    from previa.study.settings import ANCHORED
 
     study = study_at(file, out)
     with opened(study, file) as work:
         previewed, trained = (len(work.alphas(steps)) for steps in (study.preview.steps, study.truth.steps))
         joint = f"{trained} joint runs and one at each pick" if study.truth.steps else "no joint runs"
-        methods = len(study.previews())
+        anchors = "" if study.anchors or anchors_folder(work).is_dir() else ANCHORED
+        methods = sum(not (anchors and name.endswith(anchors)) for name in study.previews())
         click.echo(f"{len(study.tasks)} tasks: {previewed} weightings by {methods} previews; {joint}.")
         with bars(quiet) as progress:
             count = workers or cores()
@@ -97,7 +100,7 @@ def _run(file: Path, out: Path | None, workers: int | None, quiet: bool) -> None
             previews = preview(work, runs, progress=progress)
             if study.truth.steps:
                 truth(work, more=picks(previews, study.metric_weights()), workers=count, progress=progress)
-    _publish(study)
+    publish(study)
 
 
 @click.command(short_help="Finetune each task once; keep checkpoints and posteriors.")
@@ -139,7 +142,7 @@ def preview(study: Path, out: Path | None, workers: int | None, quiet: bool) -> 
     with opened(found, study) as work, bars(quiet) as progress:
         runs = fit(work, workers=workers or cores(), progress=progress)
         pipeline.preview(work, runs, workers=workers or 1, progress=progress)
-    _publish(found)
+    publish(found)
 
 
 @click.command(short_help="Which weighting to use, and how sure that is.")
@@ -228,17 +231,21 @@ def _results(
         yield store, Results.of(store, method=method, weights={**weights, **given})
 
 
-def _publish(study: Any) -> None:
-    from previa.show.outputs import Results, publish
+def publish(study: Any) -> None:
+    """Write the outputs of a study's store, and print what they say: the table, the pick, how the preview was sharpened."""
+    from previa.show import outputs
+    from previa.show.outputs import Results
     from previa.study.store import Store
 
     with Store.read(study.out / "study.db") as store:
         results = Results.of(store)
-        made = publish(store, results, study.out)
+        made = outputs.publish(store, results, study.out)
     if results.comparison is not None:
         quality_table(results)
         click.echo()
     paragraph(results.recommendation.sentence)
+    for sentence in (results.summary["sharpened"] or {}).get("sentences", []):
+        paragraph(sentence)
     for warning in results.summary["warnings"]:
         paragraph(f"Note: {warning}")
     if not any(path.suffix == ".png" for path in made):

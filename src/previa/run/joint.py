@@ -15,21 +15,21 @@ from numpy.typing import ArrayLike, NDArray
 from previa.core.params import Flat
 from previa.errors import InputError, ScoreError
 from previa.io.checkpoint import save_checkpoint
-from previa.run.evaluate import Found, PreviewMethod, merged
+from previa.run.evaluate import Found
 from previa.run.executors import map_processes
 from previa.run.finetune import Finetuned
 from previa.run.fit import Runs
 from previa.run.jobs import Bench, adopt, bench_here, bench_of, set_up, state_of
 from previa.run.live import live
 from previa.run.own_scores import scored_run
-from previa.run.pipeline import all_methods
+from previa.run.pipeline import all_methods, previewed
 from previa.run.records import make_folder
 from previa.run.resolve import Ingredients
-from previa.run.sweep import BLOCK_BYTES, Progress
+from previa.run.sweep import Progress
 from previa.run.work import Work, joint_recipe
 from previa.study.preview import Preview
 from previa.study.quality import ranking
-from previa.study.simplex import check_alphas, find, key, show
+from previa.study.simplex import check_alphas, key, show
 
 JOINT = "joint"
 
@@ -113,7 +113,7 @@ def finetune_at(
             raise InputError(
                 f"finetune: there is no preview by {warm_start!r} to start from; there is {list(known)}."
             )
-        begin = _previewed(work, known[warm_start], weights)
+        begin = previewed(work, known[warm_start], weights)
         bench, name = _from(bench, begin), f"{JOINT}_from_{warm_start}"
     else:
         _declare(work, bench)
@@ -137,16 +137,6 @@ def finetune_at(
     work.store.record(name, weights, scores, seconds=found.seconds + seconds)
     means = {task: float(np.mean(score)) for task, score in scores.items()}
     return Joint(tuple(weights.tolist()), path, name, means, found.seconds + seconds)
-
-
-def _previewed(work: Work, method: PreviewMethod, weights: NDArray[np.float64]) -> Flat:
-    """The preview at these weights as a sweep finds it: EM's depends on which weightings are asked for together."""
-    rows = work.alphas(work.study.preview.steps)
-    at = find(rows, weights)
-    if at is None:
-        rows, at = np.vstack([rows, weights]), len(rows)
-    size = max(1, BLOCK_BYTES // (4 * work.ingredients.layout.size))
-    return next(merged(method, rows, [at], size)).params
 
 
 def _from(bench: Bench, begin: Flat) -> Bench:

@@ -15,18 +15,20 @@ from previa.core.isotropic import Isotropic
 from previa.core.kronecker import Kronecker
 from previa.core.mixture import Mixture
 from previa.core.modes import modes
+from previa.core.params import Flat
 from previa.core.runs import Run
 from previa.run.anchors import anchors_of
-from previa.run.evaluate import PreviewMethod
+from previa.run.evaluate import PreviewMethod, merged
 from previa.run.fit import REGMEAN, SQUARES, Runs
 from previa.run.records import digest
 from previa.run.rivals import LEFT_OUT, RIVALS, rivals
 from previa.run.sharpen import Family, Sharpened, sharpen
-from previa.run.sweep import Progress, sweep
+from previa.run.sweep import BLOCK_BYTES, Progress, sweep
 from previa.run.work import Work
 from previa.study.file import Study
 from previa.study.preview import Preview
 from previa.study.settings import ANCHORED, METHODS, SHARPENED
+from previa.study.simplex import find
 
 SATURATED = 1.5  # effective components per task, of several: EM picks one instead of blending
 
@@ -118,6 +120,16 @@ def all_methods(work: Work, runs: Runs, *, progress: Progress | None = None) -> 
     sharpened = sharpen(work, families, there, progress=progress)
     found = {name: family.method for name, family in families.items()}
     return found | {name: one.method for name, one in sharpened.items()}
+
+
+def previewed(work: Work, method: PreviewMethod, weights: NDArray[np.float64]) -> Flat:
+    """The preview at these weights as a sweep finds it: EM's depends on which weightings are asked for together."""
+    rows = work.alphas(work.study.preview.steps)
+    at = find(rows, weights)
+    if at is None:
+        rows, at = np.vstack([rows, weights]), len(rows)
+    size = max(1, BLOCK_BYTES // (4 * work.ingredients.layout.size))
+    return next(merged(method, rows, [at], size)).params
 
 
 def warnings(work: Work, previews: Mapping[str, Preview]) -> list[str]:

@@ -14,6 +14,7 @@ from previa.core.anchored import anchored
 from previa.core.warp import Method, warped
 from previa.errors import InputError
 from previa.run.anchors import Anchor
+from previa.run.fit import SQUARES
 from previa.run.joint_loss import training_losses
 from previa.run.powers import POWERS, choose_power
 from previa.run.sweep import Progress
@@ -67,12 +68,22 @@ def sharpen(
 
 
 def candidates(work: Work, families: Mapping[str, Family]) -> dict[str, Family]:
-    """The families to choose among: task arithmetic not beside simple averaging, which it is on the simplex."""
-    return {
+    """The families to choose among: task arithmetic not beside simple averaging, which it is on the simplex.
+
+    And only those whose own runs are by the recipe of the joint runs, where there are such: AdamW fits the training data
+    otherwise than IVON, so that losses would compare the optimizers instead of the merges.
+    """
+    study = work.study
+    found = {
         name: families[name]
-        for name in work.study.families()
+        for name in study.families()
         if not (name == "task_arithmetic" and "simple" in families)
     }
+    if all(task.checkpoint is not None for task in study.tasks):  # they are what they are, in every family
+        return found
+    by_adamw = study.truth.optimizer == "adamw"
+    alike = {name: one for name, one in found.items() if (name == SQUARES) == by_adamw}
+    return alike or found
 
 
 def best(

@@ -52,8 +52,8 @@ def _weights(value: object) -> tuple[float, ...]:
 class AnchorSettings:
     """One [[anchor]]: a joint run of one's own, the weighting it was trained at (in the tasks' order) and its checkpoint."""
 
-    alpha: tuple[float, ...] = key(_weights)
     checkpoint: Path = field(metadata={"check": path})
+    alpha: tuple[float, ...] = key(_weights)
 
 
 @dataclass(frozen=True)
