@@ -23,7 +23,7 @@ def curves(
     anchors: by method the weightings [n, 2] that are marked on its line; band: by method half the width of the error band.
     """
     made = figure(8.2, 4.9)
-    axes = made.add_axes((0.095, 0.2, 0.6, 0.69))
+    axes = made.add_axes((0.095, 0.23, 0.6, 0.66))
     for (method, land), (colour, dash) in zip(_truth_last(lands), _styles(lands), strict=True):
         order = np.argsort(land.alphas[:, 0], kind="stable")
         x, y = land.alphas[order, 0], land.mean[order]
