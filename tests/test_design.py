@@ -104,7 +104,7 @@ def test_the_covariance_is_the_slow_sum_over_the_terms_of_anchored_previews_and_
     rng = np.random.default_rng(T)
     a, b = rng.dirichlet(np.ones(T), 6), rng.dirichlet(np.ones(T), 4)
     first, second = terms(torch.tensor(a)).numpy(), terms(torch.tensor(b)).numpy()
-    prior = [1.0] * (comb(T, 2) + comb(T, 3))
+    prior = [1.0] * comb(T, 2) + [3.0] * comb(T, 3)
     for i, j in product(range(6), range(4)):
         rest = np.exp(-2 * np.square(np.sqrt(a[i]) - np.sqrt(b[j])).sum())
         rest *= (1 - np.square(a[i]).sum()) * (1 - np.square(b[j]).sum())

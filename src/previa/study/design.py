@@ -18,11 +18,7 @@ from previa.study import simplex
 Array = NDArray[np.float64]
 
 POWER = 0.35  # of the weights: about what joint losses choose in small studies
-PAIR, TRIPLE, REST = (
-    1.0,
-    1.0,
-    0.1,
-)  # prior variances of the terms of two tasks, of three, and of the rest's kernel
+PAIR, TRIPLE, REST = 1.0, 3.0, 0.1  # prior variances of terms of two tasks, of three, and of the rest
 WIDTH = 0.5  # of the rest's kernel, in sqrt(w): the middles of two edges are 1 apart
 NOISE = 0.05  # variance of one run: another seed at the same weights, other test items
 POINTS = 800  # weightings over which the variance is averaged, at most
