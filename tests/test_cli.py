@@ -21,6 +21,7 @@ from previa.cli import cli, main
 from previa.errors import StoreError
 from previa.io.checkpoint import open_checkpoint
 from previa.study.settings import METHODS
+from previa.study.store import Store
 from tiny_study import NAME, rows, write_study
 
 ALONE = ("--workers", "1", "--quiet")
@@ -92,7 +93,8 @@ def test_every_help_shows_an_example_that_the_command_understands(path, command,
 
 def test_the_commands_are_those_of_the_documentation_in_the_order_of_the_work(capsys):
     assert list(cli.commands) == [
-        "demo", "run", "fit", "preview", "recommend", "compare", "report", "finetune", "merge", "posterior", "export",
+        "demo", "run", "fit", "preview", "anchors", "refine", "recommend", "compare", "report", "finetune", "merge", "posterior",
+        "export",
     ]  # fmt: skip
     assert main([]) == 2
     shown = capsys.readouterr()
@@ -189,15 +191,15 @@ def test_the_study_file_decides_as_it_stands_now(finished, folder, capsys):
         found.append(json.loads(capsys.readouterr().out))
     assert found[0]["alpha"] != found[1]["alpha"]
     assert found[0]["score"] == pytest.approx(sum(found[0]["per_task"][task] for task in "ab") / 2)
-    assert "mixture" in found[0]["others"]
-    assert "mixture" not in found[1]["others"]
+    assert "warped" in found[0]["others"]
+    assert "warped" not in found[1]["others"]
 
 
 def test_compare_prints_a_table_or_json(finished, capsys):
     assert main(["compare", str(finished / "study.toml")]) == 0
     assert f"Best of {JOINT} joint runs" in capsys.readouterr().out
     assert main(["compare", str(finished / "study.toml"), "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)["methods"]) == set(METHODS)
+    assert set(json.loads(capsys.readouterr().out)["methods"]) == {*METHODS, "warped"}
 
 
 def test_report_writes_into_a_new_folder_and_names_its_files(finished, folder, capsys):
@@ -218,7 +220,56 @@ def test_finetune_writes_a_checkpoint_and_scores_and_disturbs_no_report(finished
     assert main([*words, "--warm-start", "mixture"]) == 0
     assert "joint_from_mixture-0.2-0.3-0.5.safetensors" in capsys.readouterr().out
     assert main(["compare", study, "--json"]) == 0  # where warm-started runs are neither preview nor truth
-    assert set(json.loads(capsys.readouterr().out)["methods"]) == set(METHODS)
+    assert set(json.loads(capsys.readouterr().out)["methods"]) == {*METHODS, "warped"}
+
+
+def test_anchors_are_announced_trained_and_reported_and_then_refined(folder, capsys, no_figures):
+    study = str(write_study(folder, preview={"methods": ["simple", "warped", "anchored"]}))
+    assert main(["anchors", study, "--budget", "2", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert said.splitlines() == [
+        "to train: (0.333333, 0.333333, 0.333333), 3 steps from the preview, 0.38 of a joint run",
+        "to train: (0, 0.5, 0.5), 3 steps from the preview, 0.38 of a joint run",
+        "2 runs, 0.75 joint runs in all. Nothing was trained.",
+    ]
+    assert not (folder / "out/runs").exists()
+    assert main(["anchors", study, "--budget", "1", *ALONE]) == 0
+    said = capsys.readouterr().out
+    assert "Warped weights: weights to the power" in said
+    assert "One joint run is an anchor" in said
+    assert (
+        main(["anchors", study, "--alpha", "0.5,0,0.5", "--from", "base", "--steps", "full", "--dry-run"])
+        == 0
+    )
+    said = capsys.readouterr().out.splitlines()
+    assert said[:2] == [
+        "there: (0.333333, 0.333333, 0.333333) from preview", "to train: (0.5, 0, 0.5), 8 steps from the base, 1 of a joint run"
+    ]  # fmt: skip
+    assert main(["refine", study, "--alpha", "0.5,0,0.5", "--steps", "2,8", "--quiet"]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"weights +steps +score +over the preview +joint runs", table[0])
+    assert [re.sub(r" +", " ", line).split(" ")[3] for line in table[1:4]] == ["0", "2", "8"]
+    assert table[3].endswith("1.00")
+    with Store.read(folder / "out/study.db") as store:
+        assert store.get("method") == "anchored"
+        assert {"anchored", "scores", "scores_gp", "refined_2", "refined_8"} <= set(store.methods())
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["anchors", "study.toml", "--budget", "2", "--alpha", "0.5,0.5,0"], 2, "give one of the two"),
+        (["anchors", "study.toml", "--steps", "many"], 2, "'many' should be a whole number from 1 up"),
+        (["anchors", "study.toml", "--alpha", "1,0,0"], 1, "is a corner of the simplex"),
+        (["anchors", "study.toml", "--alpha", "0.5,0.5"], 1, "2 weights; expected 3"),
+        (["refine", "study.toml", "--alpha", "0.5,0.5,0", "--steps", "5,3"], 1, "rising whole numbers"),
+        (["refine", "study.toml"], 2, "Missing option '--alpha'"),
+    ],
+)
+def test_wrong_words_about_anchors_are_named(folder, capsys, words, code, message):
+    write_study(folder, preview={"methods": ["simple"]})
+    assert main(words) == code
+    assert message in capsys.readouterr().err
 
 
 def previa_model() -> torch.nn.Module:
@@ -400,7 +451,7 @@ def test_a_run_stopped_in_its_middle_goes_on_with_what_is_missing(phase, stop, f
     assert 2 <= len(rows(store, phase)) < (WEIGHTINGS if phase == "simple" else JOINT)
     assert main(["run", str(study), *ALONE]) == 0
     after = rows(store)
-    assert len(after) == len(METHODS) * WEIGHTINGS + JOINT
+    assert len(after) == (len(METHODS) + 1) * WEIGHTINGS + JOINT  # and warped
     assert {row: after[row] for row in kept} == kept  # the same numbers and seconds: none was scored again
     assert made == records(folder)
     assert not list(folder.glob("out/**/*.part"))

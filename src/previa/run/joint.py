@@ -22,7 +22,7 @@ from previa.run.fit import Runs
 from previa.run.jobs import Bench, adopt, bench_here, bench_of, set_up, state_of
 from previa.run.live import live
 from previa.run.own_scores import scored_run
-from previa.run.pipeline import all_methods, previewed
+from previa.run.pipeline import all_methods, methods, previewed
 from previa.run.records import make_folder
 from previa.run.resolve import Ingredients
 from previa.run.sweep import Progress
@@ -108,7 +108,9 @@ def finetune_at(
         work.ingredients.folders.check_start(from_preview=warm_start is not None)
     bench, name = bench_of(work.ingredients, progress), JOINT
     if warm_start is not None:
-        known = all_methods(work, runs, progress=progress) if runs is not None else {}
+        known = methods(work.study, runs) if runs is not None else {}
+        if runs is not None and warm_start not in known:
+            known = all_methods(work, runs, progress=progress)
         if warm_start not in known:
             raise InputError(
                 f"finetune: there is no preview by {warm_start!r} to start from; there is {list(known)}."
