@@ -1,15 +1,17 @@
 """Anchors and warped weights through a whole study: what is chosen, what is reproduced, what is done again and what is not."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from previa.core.runs import Run
 from previa.core.warp import warp
-from previa.errors import AlphaError, InputError, ParamsError, PreviaError, StudyError
+from previa.errors import AlphaError, FileError, InputError, ParamsError, PreviaError, StudyError
 from previa.io.checkpoint import open_checkpoint, save_checkpoint
 from previa.run.anchor_runs import plan_anchors, train_anchors
 from previa.run.anchors import anchors_of, exact, scored_runs
@@ -22,6 +24,7 @@ from previa.run.refine import refine
 from previa.run.work import opened
 from previa.study.file import study_from_dict
 from previa.study.simplex import probes
+from tiny_folders import adapter, language_model, sentences, write_lines
 from tiny_study import MODULE, NAME
 
 NORMED = (
@@ -147,7 +150,9 @@ def test_a_power_that_the_study_fixes_is_taken(folder):
         assert work.store.get("powers")["warped"]["chosen"] == {"method": "simple", "p": 0.3}
         alphas = previews["warped"].alphas
         theta = methods(work.study, runs)["simple"](warp(alphas.copy(), 0.3)).params.vector
-        assert torch.equal(all_methods(work, runs)["warped"](torch.tensor(alphas.copy())).params.vector, theta)
+        assert torch.equal(
+            all_methods(work, runs)["warped"](torch.tensor(alphas.copy())).params.vector, theta
+        )
 
 
 def test_nothing_is_measured_or_scored_twice(folder):
@@ -203,6 +208,8 @@ def test_corners_and_anchors_are_reproduced_through_the_whole_study(folder, task
         assert {one["share"] for one in noted} == {3 / 8}
         assert all(set(one["left_out"]) == set(tasks) for one in noted)
         assert set(work.store.get("left_out")) == {"anchored", "scores"}
+        assert work.store.get("band")["method"] == "anchored"
+        assert work.store.get("band")["half_width"] > 0
         assert work.store.get("method") == "anchored"
 
 
@@ -339,6 +346,70 @@ def test_runs_in_memory_are_anchors_too(folder):
             previews["anchored"].at(work.uniform).scores,
             scored_runs(work, runs, anchors_of(work, [mine])[0]).at(work.uniform).scores,
         )
+
+
+def moved(folder, at, other):
+    """A copy of a folder whose tensors lie between two folders of one model."""
+    shutil.copytree(folder / at, folder / "anchor")
+    one, two = (load_file(folder / name / "adapter_model.safetensors") for name in (at, other))
+    between = {name: (one[name] + two[name]) / 2 + 0.01 for name in one}
+    save_file(between, folder / "anchor" / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
+def test_an_adapter_is_an_anchor_of_a_study_of_adapters_and_another_initialisation_is_refused(folder):
+    language_model(folder / "base")
+    adapter(folder / "start", folder / "base")
+    rows = {"a": 12, "b": 16}
+    for seed, task in enumerate(rows):
+        adapter(folder / task, folder / "base")  # of the same seed: one initialisation
+        file = folder / task / "adapter_model.safetensors"
+        draw = torch.Generator().manual_seed(seed)
+        tensors = {
+            name: A + 0.1 * torch.randn(A.shape, generator=draw) for name, A in load_file(file).items()
+        }
+        save_file(tensors, file, metadata={"format": "pt"})
+        for part, N in (("train", rows[task]), ("test", 9)):
+            write_lines(folder / f"{task}-{part}.jsonl", [{"text": text} for text in sentences(N, seed)])
+    moved(folder, "a", "b")
+    settings = {
+        "study": {"name": "tiny", "model": "base"},
+        "transformers": {"task_type": "causal-lm", "adapter": "start"},
+        "task": [{"name": t, "checkpoint": t, "train": f"{t}-train.jsonl", "test": f"{t}-test.jsonl"} for t in rows],
+        "anchor": [{"alpha": [0.5, 0.5], "checkpoint": "anchor"}],
+        "finetune": {"batch_size": 4, "sampling": "loss"},
+        "adamw": {"steps": 3, "lr": 0.01},
+        "preview": {"steps": 4, "methods": ["simple", "warped", "anchored"]},
+    }  # fmt: skip
+    study = study_from_dict(settings, folder=folder)
+    with opened(study) as work:
+        runs = fit(work)
+        previews = preview(work, runs)
+        assert work.store.get("anchors")[0]["from"] == "anchor"
+        np.testing.assert_allclose(
+            previews["anchored"].at([0.5, 0.5]).scores,
+            work.store.preview("anchors").at([0.5, 0.5]).scores,
+            atol=1e-6,
+        )
+        train_anchors(work, runs, plan_anchors(work, alphas=[[0.75, 0.25]]))
+        assert [anchor.origin for anchor in anchors_of(work)[0]] == ["anchor", "preview"]
+        assert preview(work, runs)["anchored"].ok.all()
+        (one,) = refine(work, runs, [[0.25, 0.75]], steps=(1,))
+        assert np.isfinite(one.scores).all()
+    shutil.rmtree(folder / "anchor")
+    adapter(folder / "anchor", folder / "base", seed=7)
+    with (
+        pytest.raises(InputError, match="Averages of A and of B mean something only near one common A"),
+        opened(study),
+    ):
+        pass
+    shutil.rmtree(folder / "anchor")
+    language_model(folder / "anchor")
+    with (
+        opened(study) as work,
+        pytest.raises(FileError, match=r"anchor \(0.5, 0.5\), .*the study merges adapters"),
+    ):
+        preview(work, fit(work))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -13,12 +14,14 @@ from numpy.typing import NDArray
 from previa.core.anchored import left_out
 from previa.core.modes import Modes
 from previa.core.params import Flat
+from previa.core.warp import warped
 from previa.run.anchors import Anchor, scored_runs
 from previa.run.fit import Runs
 from previa.run.run_scores import by_gaussian_process, by_scores, choose_power_of_scores
 from previa.run.sharpen import Family, Sharpened
 from previa.run.sweep import Progress, sweep
 from previa.run.work import Work
+from previa.study.band import band
 from previa.study.preview import Preview
 from previa.study.settings import ANCHORED
 from previa.study.simplex import find
@@ -40,7 +43,7 @@ def rivals(
 ) -> dict[str, Preview]:
     """The previews "scores" and "scores_gp" by the scores of the same runs, at alphas; none where nothing is anchored.
 
-    Into the store go the facts "anchors" and "left_out", see `_note`. Raises ScoreError where a run cannot be scored.
+    Into the store go the facts "anchors" and "left_out", see `_note`, and "band". Raises ScoreError where a run cannot be scored.
     """
     names = [name for name, one in sharpened.items() if one.facts["anchors"]]
     if not names:
@@ -57,8 +60,12 @@ def rivals(
         if len(missing := work.store.missing(name, alphas)):
             _record(work, name, alphas[missing], by(scored, alphas[missing]), scored)
         found[name] = work.store.preview(name).at(alphas)
-    left = _left_out(work, families[main.family], main, anchors, progress)
+    family = families[main.family]
+    left = _left_out(work, family, main, anchors, progress)
     _note(work, anchors, scored, left, main.p)
+    name = next(name for name in names if sharpened[name] is main)
+    own = scored.rows(range(len(work.study.tasks), len(scored)))
+    _note_band(work, name, main, family, own, left, alphas)
     return found
 
 
@@ -127,6 +134,37 @@ def _note(work: Work, anchors: Sequence[Anchor], scored: Preview, left: Preview,
         "left_out", {name: float(np.sqrt(np.nanmean(np.square(error)))) for name, error in errors.items()}
     )
     work.note_seconds("anchors", sum(anchor.seconds for anchor in anchors))
+
+
+def _note_band(
+    work: Work,
+    name: str,
+    main: Sharpened,
+    family: Family,
+    own: Preview,
+    left: Preview,
+    alphas: NDArray[np.float64],
+) -> None:
+    """The store's fact "band", made once for the same runs and previews; none where an anchor could not be previewed."""
+    rests = {**main.facts, "runs": work.store.get("scored_runs"), "weights": work.study.metric_weights()}
+    rests = json.loads(json.dumps({**rests, "weightings": len(alphas)}))
+    if (work.store.get("band") or {}).get("rests_on") == rests:
+        return
+    ingredients = work.ingredients
+    alone = sweep(
+        ingredients.model,
+        warped(family.method, main.p),
+        ingredients.scorer,
+        own.alphas,
+        tasks=own.tasks,
+        recalibrate=ingredients.recalibrate,
+    )
+    preview = work.store.preview(name).at(alphas)
+    if not (alone.ok.all() and left.ok.all() and preview.ok.any()):
+        work.store.put("band", None)
+        return
+    made = band(preview.rows(preview.ok), own, left, alone, p=main.p, weights=work.study.metric_weights())
+    work.store.put("band", {**made.facts(name), "rests_on": rests})
 
 
 def _by_task(tasks: Sequence[str], scores: NDArray[np.float64]) -> dict[str, float | None]:
