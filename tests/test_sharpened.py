@@ -227,7 +227,7 @@ def test_the_figures_mark_the_anchors_and_the_band(T, tmp_path, monkeypatch):
         if len(dots.get_offsets()) and len(dots.get_paths()) == 1 and len(dots.get_paths()[0].vertices) == 5
         and dots.get_linewidths()[0] < 1.4
     ]  # fmt: skip
-    assert ("◆ a joint run as its anchor" in caption) == (T < 4)
+    assert ("◇ a joint run as its anchor" in caption) == (T < 4)
     assert ("shaded: its error band" in caption) == (T == 2)
     assert len(diamonds) == {2: 1, 3: 4, 4: 0}[T]
     if T == 2:

@@ -88,7 +88,7 @@ def of_rivals(
     name = next(label(m) for m in rivals if judged.get(m) is best)
     if ranks >= -AS_GOOD and regrets <= 0:
         return [
-            f"{name} of the same runs, without any merging, does as well: {said}. In this study the parameters of the merged models "
+            f"{name} of the same runs, without any merging, does as well or better: {said}. In this study the parameters of the merged models "
             "add nothing to the scores of the runs."
         ]
     if ranks < -AS_GOOD and regrets >= 0:

@@ -70,7 +70,7 @@ def contours(
     if len(tasks) < 4:
         marks += ["★ the preview's pick"] if set(lands) - {"joint"} else []
         marks += ["○ the best weighting of the truth"] if "joint" in lands else []
-        marks += ["◆ a joint run as its anchor"] if set(anchors) & set(lands) else []
+        marks += ["◇ a joint run as its anchor"] if set(anchors) & set(lands) else []
     if len(tasks) == 2 and set(band) & set(lands):
         marks += ["shaded: its error band"]
     if len(tasks) == 3 and any(np.isnan(land.mean).any() for land in lands.values()):
