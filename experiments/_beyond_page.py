@@ -12,6 +12,17 @@ NUMBERS = (
     "cost", "training", "regret_at_1", "regret_noise", "spearman", "spearman_top25", "iou_top10", "mse", "offset", "p",
     "regret_at_1_expected", "spearman_expected", "mse_expected",
 )  # fmt: skip
+BRIEF = (
+    "cost",
+    "training",
+    "p",
+    "mse",
+    "spearman",
+    "spearman_expected",
+    "spearman_top25",
+    "iou_top10",
+    "regret_at_1",
+)
 SEEDED = ("spearman", "mse", "regret_at_1", "p")  # each seed's numbers that are kept
 PAPER = r"simple|task_arithmetic|squared_gradients|ivon_hessian|von|mixture_\\d+"
 TITLES = {
@@ -44,18 +55,22 @@ LABELS = {  # method -> what it is called; n is the number of anchors; in the or
     "centre": "centre",
     "refined": "refined, a tenth of a run each",
     "scores_short_1": "scores of 1 short run, Scheffe",
-    "anchored_short_1": "anchored at 1 short run",
+    "simple_anchored_short_1": "simple, anchored at 1 short run, p by loss",
+    "anchored_short_1": "anchored at 1 short run, family and p by loss",
     "scores_full_1": "scores of 1 run, Scheffe",
-    "anchored_full_1": "anchored at 1 run",
+    "simple_anchored_full_1": "simple, anchored at 1 run, p by loss",
+    "anchored_full_1": "anchored at 1 run, family and p by loss",
     "scores_gp_short_n": "scores of n short runs, GP",
     "scores_short_n": "scores of n short runs, Scheffe",
     "simple_anchored_short_n_p0.25": "simple, anchored at n short runs, p = 0.25",
-    "anchored_short_n": "anchored at n short runs",
+    "simple_anchored_short_n": "simple, anchored at n short runs, p by loss",
+    "anchored_short_n": "anchored at n short runs, family and p by loss",
     "in_plane_short_n": "least loss in their plane",
     "scores_gp_full_n": "scores of n runs, GP",
     "scores_full_n": "scores of n runs, Scheffe",
     "simple_anchored_full_n_p0.25": "simple, anchored at n runs, p = 0.25",
-    "anchored_full_n": "anchored at n runs",
+    "simple_anchored_full_n": "simple, anchored at n runs, p by loss",
+    "anchored_full_n": "anchored at n runs, family and p by loss",
     "in_plane_full_n": "least loss in their plane",
     "joint_again": "*joint runs of another seed*",
     "joint": "*the truth*",
@@ -72,10 +87,10 @@ FIGURE = {  # method -> (its name in the figure, where a last number joins a ser
     "warped": ("warped", "warped"),
     "centre": ("centre", "centre"),
     "refined": ("refined", "refined"),
-    "anchored_short_1": ("short_anchored_1", "1 short anchor"),
-    "anchored_short_n": ("short_anchored_4", "n short anchors"),
-    "anchored_full_1": ("anchored_1", "1 anchor"),
-    "anchored_full_n": ("anchored_4", "n anchors"),
+    "simple_anchored_short_1": ("short_anchored_1", "1 short anchor"),
+    "simple_anchored_short_n": ("short_anchored_4", "n short anchors"),
+    "simple_anchored_full_1": ("anchored_1", "1 anchor"),
+    "simple_anchored_full_n": ("anchored_4", "n anchors"),
     "scores_full_1": ("scores_1", "its scores"),
     "scores_full_n": ("scores_4", "their scores"),
     "scores_gp_full_n": ("scores_gp", "their scores, GP"),
@@ -96,8 +111,11 @@ def summary(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 k: v for k in NUMBERS if (v := _mean([row.get(k) for row in rows])) is not None
             }
             families = [row["family"] for row in rows]
-            methods[method] |= {"family": families} if any(families) else {}
-            methods[method]["seeds"] = {k: [row.get(k) for row in rows] for k in SEEDED}
+            if not re.search(r"_p[\d.]+$", method):
+                methods[method] |= {"family": families} if any(families) else {}
+                methods[method]["seeds"] = {k: [row.get(k) for row in rows] for k in SEEDED}
+            else:  # evidence for a default: no need of every number
+                methods[method] = {k: v for k, v in methods[method].items() if k in BRIEF}
         studies[name] = {
             "seeds": [one["seed"] for one in own],
             "seconds": [one["seconds"] for one in own],
@@ -172,7 +190,7 @@ def table(name: str, study: Mapping[str, Any]) -> Iterator[str]:
     methods, n = study["methods"], _anchors(study["methods"])
     base, expected = methods["simple"]["mse"], "spearman_expected" in methods["simple"]
     yield f"### {TITLES.get(name, name)}\n"
-    more = " Spearman with the mean of 4 seeds |" if expected else ""
+    more = " with the mean of 3 seeds |" if expected else ""
     yield f"| preview | cost | of it training | regret@1 | Spearman |{more} top 25 % | IoU | MSE | of simple's | p |"
     yield "|---|" + "---|" * (10 if expected else 9)
     for method, label in LABELS.items():
@@ -192,7 +210,8 @@ def table(name: str, study: Mapping[str, Any]) -> Iterator[str]:
             _show(row.get("mse"), 5),
         ]
         cells += [_show(row["mse"] / base, 3) if row.get("mse") is not None else ""]
-        cells += [", ".join(f"{p:g}" for p in row["seeds"]["p"] if p is not None)]
+        powers = row["seeds"]["p"] if "seeds" in row else [row["p"]]
+        cells += [", ".join(f"{p:g}" for p in powers if p is not None)]
         yield "| " + " | ".join(cells) + " |"
     t = study["targets"]
     best = [f["best"] for f in study["facts"]]
