@@ -320,7 +320,7 @@ def test_the_report_tells_how_its_preview_was_sharpened(opened, tmp_path, monkey
     section = page.locator("#sharpened-section")
     words = section.inner_text()
     assert "p = 0.25 on Simple averaging" in words
-    assert "± 1.3 points (90 %" in words
+    assert "± 1.3 points (90 %;" in words
     assert page.locator("#sharpened-maps figure").count() == 3  # simple once, warped, anchored
     assert section.locator(".chosen").all_inner_texts() == ["0.4", "0.4"]
     rows = section.locator("table").first.locator("tbody tr")

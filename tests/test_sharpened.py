@@ -68,7 +68,10 @@ def test_a_stranger_reads_what_was_chosen_from_what_and_by_what(tmp_path):
     assert "3 of them began at the preview" in words
     assert "Cost: 1.3 of full joint runs" in words
     words = said(found, "Anchored at joint runs: a mean score")
-    assert "± 1.3 points (90 %, from leave-one-anchor-out of 4 anchors and the test items)" in words
+    assert (
+        "± 1.3 points (90 %; the median over weightings, from leave-one-anchor-out of 4 anchors and the test items"
+        in words
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,9 +108,13 @@ def test_the_band_is_counted_at_joint_runs_that_it_was_not_made_from(tmp_path):
             if alpha.max() < 1 and not any(np.allclose(alpha, a) for a in anchors_of(3)):
                 inside.append(abs(preview.mean[preview.index(alpha)] - truth.mean[i]) <= 0.013)
         assert found["band"]["coverage"] == pytest.approx(np.mean(inside))
-        assert f"it held {100 * np.mean(inside):.0f} %" in said(found, "Anchored at joint runs: a mean")
+        assert f"a band of this width held {100 * np.mean(inside):.0f} %" in said(
+            found, "Anchored at joint runs: a mean"
+        )
     with sharpened_store(tmp_path / "t.db", truth=False) as store:
         assert of(store)["band"]["coverage"] is None
+        store.put("band", {**store.get("band"), "offset": -0.02})
+        assert "previewed 2 points too low on average" in said(of(store), "Anchored at joint runs: a mean")
 
 
 def test_scores_of_the_runs_themselves_are_no_preview(tmp_path):

@@ -117,11 +117,15 @@ def of_band(band: Mapping[str, Any] | None, anchors: Sequence[Mapping[str, Any]]
         return []
     level, half = float(band.get("level", 0.9)), float(band["half_width"])
     said = (
-        f"{label(str(band['method']))}: a mean score is previewed to within ± {_wide(half, unit)} ({100 * level:.0f} %, from "
-        f"leave-one-anchor-out of {len(anchors)} {'anchor' if len(anchors) == 1 else 'anchors'} and the test items)."
+        f"{label(str(band['method']))}: a mean score is previewed to within ± {_wide(half, unit)} ({100 * level:.0f} %; the median "
+        f"over weightings, from leave-one-anchor-out of {len(anchors)} {'anchor' if len(anchors) == 1 else 'anchors'} and the test "
+        "items; less near an anchor, more far from all)."
     )
+    if isinstance(offset := band.get("offset"), int | float):
+        said += f" Left-out anchors were previewed {_wide(abs(offset), unit)} too {'low' if offset < 0 else 'high'} on average."
     if band.get("coverage") is not None:
-        said += f" Of the joint runs at other weightings it held {100 * float(band['coverage']):.0f} %."
+        held = f"{100 * float(band['coverage']):.0f} %"
+        said += f" Of the joint runs at other weightings a band of this width held {held}."
     if 0 < len(anchors) < 4:
         said += " So few anchors say little about their own error: take the band for a guess."
     return [said]
