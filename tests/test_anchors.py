@@ -58,8 +58,8 @@ def table(tasks="abc", methods=("simple", "ivon_hessian", "warped", "anchored"),
     }  # fmt: skip
 
 
-def tiny(folder, *args, **study):
-    return study_from_dict(table(*args, **study), folder=folder)
+def tiny(folder, **study):
+    return study_from_dict(table(**study), folder=folder)
 
 
 def heard() -> tuple[list, object]:
@@ -171,6 +171,27 @@ def test_nothing_is_measured_or_scored_twice(folder):
         assert {p: p.stat().st_mtime_ns for p in folder.glob("out/anchors/*")} == records
     for name, one in previews.items():
         np.testing.assert_array_equal(one.scores, again[name].scores)
+
+
+# from the centre
+
+
+@pytest.mark.parametrize(("model", "convention"), [("build", "mean"), ("normed", "mean"), ("build", "sum")])
+def test_the_preview_from_the_centre_has_less_joint_loss_and_keeps_corners(folder, model, convention):
+    study = tiny(folder, methods=("simple", "centre"), model=f"{NAME}:{model}", convention=convention)
+    with opened(study) as work:
+        runs = fit(work)
+        previews = preview(work, runs)
+        found = work.store.get("centre")
+        assert found["losses"] == sorted(found["losses"], reverse=True)  # each step's decrease was measured
+        corners = np.eye(3)
+        np.testing.assert_allclose(
+            previews["centre"].at(corners).scores, previews["simple"].at(corners).scores, atol=1e-6
+        )
+        news, progress = heard()
+        preview(work, runs, progress=progress)
+        assert done_again(news) == set()
+        assert work.store.get("method") == "centre"
 
 
 # anchors

@@ -35,7 +35,7 @@ from previa.terminal import bars, paragraph, quality_table
 @WORKERS
 @QUIET
 def demo(out: Path, workers: int | None, quiet: bool) -> None:
-    """The whole job on scikit-learn's handwritten digits: three tasks, six previews of 231 weightings, and the truth.
+    """The whole job on scikit-learn's handwritten digits: three tasks, seven previews of 231 weightings, and the truth.
 
     \b
     Example:

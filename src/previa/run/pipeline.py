@@ -18,6 +18,7 @@ from previa.core.modes import modes
 from previa.core.params import Flat
 from previa.core.runs import Run
 from previa.run.anchors import anchors_of
+from previa.run.centre import facts_of, family_of, from_the_centre
 from previa.run.evaluate import PreviewMethod, merged
 from previa.run.fit import REGMEAN, SQUARES, Runs
 from previa.run.records import digest
@@ -27,7 +28,7 @@ from previa.run.sweep import BLOCK_BYTES, Progress, sweep
 from previa.run.work import Work
 from previa.study.file import Study
 from previa.study.preview import Preview
-from previa.study.settings import ANCHORED, METHODS, SHARPENED
+from previa.study.settings import ANCHORED, CENTRE, METHODS, SHARPENED
 from previa.study.simplex import find
 
 SATURATED = 1.5  # effective components per task, of several: EM picks one instead of blending
@@ -56,6 +57,8 @@ def preview(
         name: _swept(work, name, one.method, {"posteriors": one.digest, "blocks": study.mixture.blocks}, alphas, workers, progress)
         for name, one in families.items()
     }  # fmt: skip
+    if CENTRE in study.preview.methods:
+        found[CENTRE] = _centre(work, families, alphas, workers, progress)
     there, said = anchors_of(work, anchors)
     sharpened = sharpen(work, families, there, progress=progress)
     _forget_sharpened(work, sharpened)
@@ -68,6 +71,23 @@ def preview(
     store.put("method", study.followed(found))
     store.put("warnings", [*runs.warnings, *warnings(work, found), *said])
     return found
+
+
+def _centre(
+    work: Work,
+    families: Mapping[str, Family],
+    alphas: NDArray[np.float64],
+    workers: int,
+    progress: Progress | None,
+) -> Preview:
+    """The preview from the centre; looked at again only where a weighting is missing."""
+    family = family_of(work, families, progress=progress)
+    facts = facts_of(work, families, family)
+    work.store.declare(CENTRE, facts)
+    if not len(work.store.missing(CENTRE, alphas)):
+        return work.store.preview(CENTRE).at(alphas)
+    seen = from_the_centre(work, families[family], progress=progress)
+    return _swept(work, CENTRE, seen.method, facts, alphas, workers, progress)
 
 
 def _swept(
@@ -119,6 +139,9 @@ def all_methods(work: Work, runs: Runs, *, progress: Progress | None = None) -> 
     there, _ = anchors_of(work)
     sharpened = sharpen(work, families, there, progress=progress)
     found = {name: family.method for name, family in families.items()}
+    if CENTRE in work.study.preview.methods:
+        family = family_of(work, families, progress=progress)
+        found[CENTRE] = from_the_centre(work, families[family], progress=progress).method
     return found | {name: one.method for name, one in sharpened.items()}
 
 

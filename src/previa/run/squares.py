@@ -27,8 +27,8 @@ def mean_squares(ingredients: Ingredients, task: str, at: Flat) -> Flat:
     Batches are of the finetuning's size, which fits in memory. Raises StudyError for labels that the study's own loss does
     not allow, and as squared_gradients.
     """
-    labels = _labels(ingredients, task)
-    with _at(ingredients, task, at) as batches:
+    labels = labels_of(ingredients, task)
+    with standing_at(ingredients, task, at) as batches:
         return squared_gradients(ingredients.model, batches, labels).mean
 
 
@@ -37,7 +37,7 @@ def mean_inputs(ingredients: Ingredients, task: str, at: Flat) -> dict[str, Tens
 
     Raises StudyError where the model has no layer for it, and as input_moments.
     """
-    with _at(ingredients, task, at) as batches:
+    with standing_at(ingredients, task, at) as batches:
         found = input_moments(ingredients.model, batches, ingredients.loss)
     if not found:
         raise StudyError(
@@ -48,7 +48,7 @@ def mean_inputs(ingredients: Ingredients, task: str, at: Flat) -> dict[str, Tens
 
 
 @contextmanager
-def _at(ingredients: Ingredients, task: str, at: Flat) -> Iterator[Iterator[Any]]:
+def standing_at(ingredients: Ingredients, task: str, at: Flat) -> Iterator[Iterator[Any]]:
     """The task's training batches, while the model stands at ``at`` with running statistics brought up to date."""
     source, model = Source(task, ingredients.train[task]), ingredients.model
     rows, size = torch.arange(len(source)), ingredients.study.finetune.batch_size
@@ -61,7 +61,7 @@ def _at(ingredients: Ingredients, task: str, at: Flat) -> Iterator[Iterator[Any]
         yield (moved(source.batch(rows[i : i + size]), device) for i in range(0, len(rows), size))
 
 
-def _labels(ingredients: Ingredients, task: str) -> Labels:
+def labels_of(ingredients: Ingredients, task: str) -> Labels:
     study, mode = ingredients.study, ingredients.study.adamw.labels
     draws = generator(seed_of(study), "labels", task)
     if ingredients.folders is not None:
