@@ -114,3 +114,20 @@ def test_a_rerun_trains_nothing_and_finds_the_same_rows(beyond, made):
     again, facts_again = beyond.rows(i)
     assert len(called) == before
     assert (again, facts_again) == (rows, facts)
+
+
+def test_the_page_tells_targets_by_what_was_chosen_without_the_truth(made, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    page = importlib.import_module("_beyond_page")
+    i, (rows, facts), _ = made
+    found = [{"study": i.study, "seed": seed, "seconds": 1, "rows": rows, "facts": facts} for seed in (0, 1)]
+    study = page.summary(found)["studies"]["toy"]
+    of = named(rows)
+    assert study["seeds"] == [0, 1]
+    assert study["targets"]["full"]["spearman"] == pytest.approx(of["anchored_full_4"]["spearman"])
+    assert study["targets"]["full"]["mse_of_simple"] == pytest.approx(
+        of["anchored_full_4"]["mse"] / of["simple"]["mse"]
+    )
+    lines = [line for line in page.table("toy", study) if line.startswith("| ")]
+    assert len({line.count("|") for line in lines}) == 1
+    assert sum("anchored at 4 short runs" in line for line in lines) == 2  # p by loss, and the family, too
