@@ -85,6 +85,8 @@ def _caption(rows: Sequence[Row], measures: Sequence[Measure]) -> str:
     seeds = _seeds(rows)
     if seeds > 1:
         said.append(f"Marks: means over up to {seeds} seeds; bars: from the least to the largest.")
+    if any(point.look.hollow for point in points(rows, measures[0])):
+        said.append("Hollow: short runs, warm-started from previews.")
     if any(row["method"] == AGAIN for row in rows):
         said.append("Grey band: as good as joint runs of another seed; nothing can be told apart inside.")
     return " ".join(said)
