@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -169,6 +170,10 @@ def ingredients(name: str, o: Options) -> Ingredients:
 def bench_of(o: Options) -> Bench:
     """The runs of ``fig5_fig6_sentiment.py`` at this scale and seed, made in a folder of this study where it has not run."""
     folder = os.environ.get("PREVIA_MINILM", "")
+    if o.scale == "small" and not (Path(folder) / "model.safetensors").is_file():
+        raise SystemExit(
+            f"sentiment needs an encoder: PREVIA_MINILM names no folder with model.safetensors (found {folder!r})"
+        )
     s = scales(folder)[o.scale]
     there = ROOT / "experiments-out" / f"fig5_fig6_sentiment-{o.scale}{f'-seed{o.seed}' if o.seed else ''}"
     own = o.out.parents[1] / "sentiment" / str(o.seed) / "study"
