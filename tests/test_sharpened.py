@@ -144,6 +144,22 @@ def test_steps_from_a_preview_are_told_and_are_no_maps(tmp_path):
     assert f"the joint run there has {true:.4f}" in words
 
 
+def test_the_look_from_the_centre_says_how_far_it_was_trusted(tmp_path):
+    with sharpened_store(tmp_path / "s.db", facts=False, off={**OFF, "centre": 0.03}) as store:
+        assert of(store) is None
+        reason = "steps with damping 1: the joint loss falls by 0.1, 80% of the promised 0.125."
+        store.put(
+            "centre",
+            {"p": 0.5, "damping": 1.0, "reason": reason, "looks": 2, "evaluations": 90, "passes": 32.0},
+        )
+        found = of(store)
+        assert said(found, "One look from the centre: ") == (
+            f"One look from the centre: {reason} It took 2 looks at all training data, in all 32 training passes with the losses "
+            "measured."
+        )
+        assert found["pairs"] == []
+
+
 def test_what_leaving_out_says_is_told_with_or_without_a_truth(tmp_path):
     with sharpened_store(tmp_path / "s.db", truth=False) as store:
         assert not [s for s in of(store)["sentences"] if s.startswith("Each anchor left out")]

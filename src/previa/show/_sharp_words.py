@@ -96,6 +96,21 @@ def of_rivals(
     return [f"{name} of the same runs, without any merging, is better in one and worse in the other: {said}."]
 
 
+def of_centre(centre: Mapping[str, Any] | None) -> list[str]:
+    """How far the look was trusted, why, and what it took."""
+    if not centre:
+        return []
+    looks = centre.get("looks")
+    took = f" It took {looks} look{'s' * (looks != 1)} at all training data" if isinstance(looks, int) else ""
+    passes = centre.get("passes")
+    cost = (
+        f", in all {float(passes):.0f} training passes with the losses measured"
+        if took and passes is not None
+        else ""
+    )
+    return [f"{label('centre')}: {str(centre.get('reason', '')).rstrip('.')}.{took}{cost}{'.' * bool(took)}"]
+
+
 def of_left_out(errors: Mapping[str, float] | None, unit: str) -> list[str]:
     """How far the other runs' previews of an anchor are off, by their parameters and by their scores alone."""
     if not errors or not all(isinstance(errors.get(m), int | float) for m in ("anchored", "scores")):

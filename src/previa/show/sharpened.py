@@ -1,6 +1,6 @@
 """How a preview was sharpened: which power of the weights, which joint runs as anchors, how sure it is; as data and in sentences.
 
-Read from the store's facts "powers", "anchors" and "band", which a study without such previews lacks.
+Read from the store's facts "powers", "anchors", "band", "left_out" and "centre", and its methods "refined_<k>", which a study without such previews lacks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from previa.show._look import Array
 from previa.show._methods import parted, place
-from previa.show._sharp_words import of_anchors, of_band, of_left_out, of_loss, of_power, of_rivals
+from previa.show._sharp_words import of_anchors, of_band, of_centre, of_left_out, of_loss, of_power, of_rivals
 from previa.show.refined import of_refined, refined
 from previa.study.compare import Comparison
 from previa.study.preview import Preview, metric_weights
@@ -32,7 +32,7 @@ def sharpened(
     """JSON data for summary.json and the report; None for a store without these facts.
 
     {"powers": {method: {"chosen", "losses", ...}}, "anchors": [{"alpha", "from", "steps", "share", "mean", "left_out_mean", ...}],
-    "band": {..., "coverage"}, "pairs": [[family, sharpened]], "anchored": [methods], "rivals": [methods], "refined": [...], "sentences": [str]}.
+    "band": {..., "coverage"}, "pairs": [[family, sharpened]], "anchored": [methods], "rivals": [methods], "refined": [...], "centre": {...} or None, "sentences": [str]}.
     A mean is over tasks, by ``weights``. The band's coverage is counted at the truth's weightings that are no anchors.
     """
     known = store.get("powers") or {}
@@ -40,8 +40,8 @@ def sharpened(
     w = metric_weights(store.tasks, weights)
     anchors = [_anchor(store.tasks, w, one) for one in store.get("anchors") or []]
     band = store.get("band")
-    steps = refined(store, truth, weights)
-    if not powers and not anchors and not band and not steps:
+    steps, centre = refined(store, truth, weights), store.get("centre") if "centre" in previews else None
+    if not (powers or anchors or band or steps or centre):
         return None
     anchored = [m for m in previews if parted(m)[1] == "anchored"]
     if band:
@@ -55,16 +55,22 @@ def sharpened(
         *of_rivals(anchored, rivals, comparison, anchors),
         *of_left_out(store.get("left_out"), unit),
         *of_band(band, anchors, unit),
+        *of_centre(centre),
         *of_refined(steps),
     ]
+    pairs = _pairs(powers, previews)
+    family = (store.facts("centre") or {}).get("family")
+    if centre and family in previews:
+        pairs.append([family, "centre"])
     return {
         "powers": powers,
         "anchors": anchors,
         "band": band,
-        "pairs": _pairs(powers, previews),
+        "pairs": pairs,
         "anchored": anchored,
         "rivals": rivals,
         "refined": steps,
+        "centre": centre,
         "sentences": sentences,
     }
 
