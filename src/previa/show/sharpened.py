@@ -61,7 +61,7 @@ def sharpened(
     pairs = _pairs(powers, previews)
     family = (store.facts("centre") or {}).get("family")
     if centre and family in previews:
-        pairs.append([family, "centre"])
+        pairs.append([str(family), "centre"])
     return {
         "powers": powers,
         "anchors": anchors,
