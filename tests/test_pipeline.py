@@ -33,8 +33,8 @@ from previa.errors import (
 from previa.io.checkpoint import open_checkpoint, save_checkpoint
 from previa.io.posterior_file import load_posterior, save_posterior
 from previa.io.provenance import Provenance
+from previa.run.bench import bench_of
 from previa.run.fit import fit
-from previa.run.jobs import bench_of
 from previa.run.joint import finetune_at, truth
 from previa.run.pipeline import all_methods, methods, preview, previewed
 from previa.run.records import digest_of_data, digest_of_test

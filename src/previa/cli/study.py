@@ -240,6 +240,7 @@ def publish(study: Any) -> None:
     with Store.read(study.out / "study.db") as store:
         results = Results.of(store)
         made = outputs.publish(store, results, study.out)
+        hint = _hint(study, store)
     if results.comparison is not None:
         quality_table(results)
         click.echo()
@@ -248,11 +249,26 @@ def publish(study: Any) -> None:
         paragraph(sentence)
     for warning in results.summary["warnings"]:
         paragraph(f"Note: {warning}")
+    if hint:
+        paragraph(hint)
     if not any(path.suffix == ".png" for path in made):
         paragraph("Note: no PNG figures were drawn; `pip install 'previa[plot]'` brings what they need.")
     click.echo()
     page = next(path for path in made if path.suffix == ".html")
     click.echo(f"Open the report: {page}")
+
+
+def _hint(study: Any, store: Any) -> str | None:
+    """What would make the preview better, where it can be had: None where there are anchors, or nothing can be trained."""
+    from previa.study.settings import ANCHORED
+
+    folders = study.transformers
+    previews_only = folders is not None and (folders.heads or folders.dtype != "fp32")
+    if ANCHORED not in study.preview.methods or store.get("anchors") or previews_only:
+        return None
+    return (
+        f"A few short joint runs make the preview better: previa anchors {store.get('study_file')} --budget 4"
+    )
 
 
 def _weights(given: Sequence[str]) -> Mapping[str, float]:

@@ -16,9 +16,10 @@ from previa.core.params import Flat
 from previa.errors import AlphaError, PreviaError
 from previa.io.checkpoint import save_checkpoint
 from previa.run.anchors import Anchor, anchors_of, exact
+from previa.run.bench import Bench, bench_of
 from previa.run.executors import map_processes
 from previa.run.fit import Runs
-from previa.run.jobs import Bench, adopt, bench_here, bench_of, set_up, state_of
+from previa.run.jobs import adopt, bench_here, set_up, state_of
 from previa.run.pipeline import families_of, previewed
 from previa.run.records import make_folder, write_record
 from previa.run.sharpen import best

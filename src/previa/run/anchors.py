@@ -17,9 +17,9 @@ from previa.core.params import Flat
 from previa.core.runs import Run
 from previa.errors import FileError, ScoreError
 from previa.io.checkpoint import open_checkpoint
+from previa.run.bench import Bench, bench_of
 from previa.run.fit import Runs, TaskRuns
 from previa.run.given import given_params
-from previa.run.jobs import Bench, bench_of
 from previa.run.own_scores import scored_run, statistics_in
 from previa.run.records import digest, read_record
 from previa.run.sweep import Progress

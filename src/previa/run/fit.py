@@ -16,20 +16,10 @@ from previa.errors import PreviaError, StudyError
 from previa.io.checkpoint import open_checkpoint
 from previa.io.posterior_file import load_posterior, save_posterior
 from previa.io.provenance import Provenance, check_conventions
+from previa.run.bench import Bench, Job, bench_of, fisher_file, inputs_file, ivon_files, read_params
 from previa.run.executors import map_processes
 from previa.run.given import given_mean, given_posterior
-from previa.run.jobs import (
-    Bench,
-    Job,
-    adopt,
-    bench_of,
-    do,
-    fisher_file,
-    inputs_file,
-    ivon_files,
-    read_params,
-    set_up,
-)
+from previa.run.jobs import adopt, do, set_up
 from previa.run.records import read_record
 from previa.run.sweep import Progress
 from previa.run.work import Work

@@ -15,11 +15,12 @@ from numpy.typing import ArrayLike, NDArray
 from previa.core.params import Flat
 from previa.errors import InputError, ScoreError
 from previa.io.checkpoint import save_checkpoint
+from previa.run.bench import Bench, bench_of
 from previa.run.evaluate import Found
 from previa.run.executors import map_processes
 from previa.run.finetune import Finetuned
 from previa.run.fit import Runs
-from previa.run.jobs import Bench, adopt, bench_here, bench_of, set_up, state_of
+from previa.run.jobs import adopt, bench_here, set_up, state_of
 from previa.run.live import live
 from previa.run.own_scores import scored_run
 from previa.run.pipeline import all_methods, methods, previewed

@@ -14,8 +14,8 @@ from torch.nn import Module
 from previa.core.params import Flat
 from previa.errors import InputError, ScoreError
 from previa.run.anchors import anchors_of
+from previa.run.bench import Bench, bench_of
 from previa.run.fit import Runs
-from previa.run.jobs import Bench, bench_of
 from previa.run.live import running_statistics, trainable
 from previa.run.own_scores import scored_run
 from previa.run.pipeline import families_of, previewed
