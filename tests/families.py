@@ -61,7 +61,7 @@ FAMILIES: dict[str, Callable[..., Any]] = {
     ),
     "mixture": mixture,
     "student_t": lambda seed, dtype=torch.float64: StudentT(
-        draw(seed, dtype=dtype), draw(seed + 100, positive=True, dtype=dtype), 4.0
+        draw(seed, dtype=dtype), draw(seed + 100, positive=True, dtype=dtype), 20.0
     ),
 }
 families = pytest.mark.parametrize("family", FAMILIES)
