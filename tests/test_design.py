@@ -104,11 +104,14 @@ def test_the_covariance_is_the_slow_sum_over_the_terms_of_anchored_previews_and_
     rng = np.random.default_rng(T)
     a, b = rng.dirichlet(np.ones(T), 6), rng.dirichlet(np.ones(T), 4)
     first, second = terms(torch.tensor(a)).numpy(), terms(torch.tensor(b)).numpy()
-    prior = [1.0] * comb(T, 2) + [3.0] * comb(T, 3)
+    pairs = comb(T, 2)
+    prior = np.diag([0.5] * pairs + [1.5] * comb(T, 3))
+    prior[:pairs, :pairs] += 0.5
+    prior[pairs:, pairs:] += 1.5
     for i, j in product(range(6), range(4)):
         rest = np.exp(-2 * np.square(np.sqrt(a[i]) - np.sqrt(b[j])).sum())
         rest *= (1 - np.square(a[i]).sum()) * (1 - np.square(b[j]).sum())
-        assert covariance(a, b)[i, j] == pytest.approx((prior * first[i] * second[j]).sum() + 0.1 * rest)
+        assert covariance(a, b)[i, j] == pytest.approx(first[i] @ prior @ second[j] + 0.1 * rest)
 
 
 @pytest.mark.parametrize(

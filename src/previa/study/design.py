@@ -19,6 +19,9 @@ Array = NDArray[np.float64]
 
 POWER = 0.35  # of the weights: about what joint losses choose in small studies
 PAIR, TRIPLE, REST = 1.0, 3.0, 0.1  # prior variances of terms of two tasks, of three, and of the rest
+COMMON = (
+    0.5  # the share of those variances that all terms have in common: previews miss to one side, they are low
+)
 WIDTH = 0.5  # of the rest's kernel, in sqrt(w): the middles of two edges are 1 apart
 NOISE = 0.05  # variance of one run: another seed at the same weights, other test items
 POINTS = 800  # weightings over which the variance is averaged, at most
@@ -28,17 +31,26 @@ TIE = 1e-9  # gains that differ by less than this share are one
 def covariance(w: Array, v: Array) -> Array:
     """k(w, v) [A, B] of what previews by the tasks' own runs miss at warped weights w [A, T] and v [B, T]; 0 at corners.
 
-    k = PAIR sum_{s<t} phi_st(w) phi_st(v) + TRIPLE sum_{s<t<u} phi_stu(w) phi_stu(v) + REST rest(w, v), with Scheffe's terms
-    phi_st = 4 w_s w_t and phi_stu = 27 w_s w_t w_u, 1 at the middle of their tasks, and
-    rest(w, v) = (1 - |w|^2) (1 - |v|^2) exp(-|sqrt w - sqrt v|^2 / 2 WIDTH^2).
+    Scheffe's terms, 1 at the middle of their tasks, are phi_st = 4 w_s w_t and phi_stu = 27 w_s w_t w_u; their coefficients have
+    the variances PAIR and TRIPLE and the correlation c = COMMON among pairs and among triples, so that
+
+    k = PAIR ((1 - c) sum_{s<t} phi_st(w) phi_st(v) + c sum_{s<t} phi_st(w) sum_{s<t} phi_st(v)) + the same of triples
+        + REST (1 - |w|^2) (1 - |v|^2) exp(-|sqrt w - sqrt v|^2 / 2 WIDTH^2).
     """
-    one, two, three = w @ v.T, w**2 @ (v**2).T, w**3 @ (v**3).T  # power sums of w_t v_t, t = 1..T
-    pairs, triples = (one**2 - two) / 2, (one**3 - 3 * one * two + 2 * three) / 6
+    pairs, triples = _of_twos_and_threes(w @ v.T, w**2 @ (v**2).T, w**3 @ (v**3).T)
+    of_w, of_v = (_of_twos_and_threes(*(np.sum(x**k, axis=1) for k in (1, 2, 3))) for x in (w, v))
     inside = np.outer(1 - (w**2).sum(axis=1), 1 - (v**2).sum(axis=1))
     near = np.sqrt(w) @ np.sqrt(v).T - 1  # -|sqrt w - sqrt v|^2 / 2, as rows sum to one
     return np.asarray(
-        PAIR * 4**2 * pairs + TRIPLE * 27**2 * triples + REST * inside * np.exp(near / WIDTH**2)
+        PAIR * 4**2 * ((1 - COMMON) * pairs + COMMON * np.outer(of_w[0], of_v[0]))
+        + TRIPLE * 27**2 * ((1 - COMMON) * triples + COMMON * np.outer(of_w[1], of_v[1]))
+        + REST * inside * np.exp(near / WIDTH**2)
     )
+
+
+def _of_twos_and_threes(one: Array, two: Array, three: Array) -> tuple[Array, Array]:
+    """sum_{s<t} x_s x_t and sum_{s<t<u} x_s x_t x_u from the power sums sum_t x_t^k, k = 1, 2, 3."""
+    return (one**2 - two) / 2, (one**3 - 3 * one * two + 2 * three) / 6
 
 
 def variance(alphas: ArrayLike, runs: ArrayLike = (), *, p: float = POWER) -> Array:
