@@ -104,9 +104,7 @@ def band(
     expected = [variance(R[[r]], rest, p=p)[0] for r, rest in enumerate(known)]
     units = np.sqrt(np.concatenate([expected, variance(R, p=p)]) + NOISE)[:, None]
     t = _student(level, n + PRIOR)
-    z = (
-        np.concatenate([misses @ w[:, None], misses], axis=1) / units
-    )  # of the mean, and of each task: [2 n, 1 + T]
+    z = np.concatenate([misses @ w[:, None], misses], axis=1) / units  # [2 n, 1 + T], first of the mean score
     s = np.sqrt((z**2).mean(axis=0))
     off = np.sqrt(variance(preview.alphas, R, p=p) + NOISE)[:, None] * (t * s)
     items = _of_items(preview, w, seed) * _student(level, 10_000)
