@@ -143,6 +143,13 @@ def test_the_facts_are_plain_numbers_for_the_store():
     assert facts["coverage"] == covers(found, truth)
     assert found.half_width.min() < facts["half_width"] < found.half_width.max()
     assert found.facts("anchored")["coverage"] is None
+    scores = looks[0].scores.copy()
+    scores[5] = np.nan  # a weighting that failed is left out
+    assert np.isfinite(
+        band(Preview(truth.tasks, truth.alphas, scores), *looks[1:]).facts("m", truth)["half_width"]
+    )
+    with pytest.raises(InputError, match="no scored weighting beside"):
+        band(looks[0].at(np.eye(3)), *looks[1:]).facts("m")
     assert all(isinstance(facts[k], float) for k in ("half_width", "left_out_rms", "offset"))
 
 

@@ -46,11 +46,16 @@ class Band:
         return np.asarray(np.hypot(self.of_preview, self.of_items))
 
     def facts(self, method: str, truth: Preview | None = None) -> dict[str, Any]:
-        """As the store's fact "band": half_width is the median over weightings; coverage of the truth's, None without one."""
-        inside = self.half_width[~_at_runs(self.preview.alphas, self.runs)]
+        """As the store's fact "band": half_width is the median over weightings; coverage of the truth's, None without one.
+
+        Raises InputError where the preview has no scored weighting beside the runs', or as `covers`.
+        """
+        inside = self.preview.ok & ~_at_runs(self.preview.alphas, self.runs)
+        if not inside.any():
+            raise InputError("band: the preview has no scored weighting beside those of the runs.")
         return {
-            "method": method, "level": self.level, "half_width": float(np.median(inside)),
-            "of_preview": float(np.median(self.of_preview)), "of_items": float(np.median(self.of_items)),
+            "method": method, "level": self.level, "half_width": float(np.median(self.half_width[inside])),
+            "of_preview": float(np.median(self.of_preview[inside])), "of_items": float(np.median(self.of_items[inside])),
             "left_out_rms": self.left_out_rms, "offset": self.offset,
             "coverage": None if truth is None else covers(self, truth),
         }  # fmt: skip
