@@ -470,6 +470,11 @@ def test_what_is_wrong_with_an_anchor_is_said_with_its_number(folder, anchors, m
 def test_a_sharpened_preview_needs_its_family_beside_it(folder):
     with pytest.raises(StudyError, match="methods has 'ivon_hessian_warped', but not 'ivon_hessian'"):
         study_from_dict(table(methods=("simple", "ivon_hessian_warped")), folder=folder)
+    with pytest.raises(StudyError, match=r"there is an \[\[anchor\]\], but methods has no 'anchored'"):
+        study_from_dict(
+            {**table(methods=("simple",)), "anchor": [{"alpha": [0.5, 0.5, 0], "checkpoint": "x"}]},
+            folder=folder,
+        )
     with pytest.raises(StudyError, match=r"methods has no family of posteriors to build on, only warped"):
         study_from_dict(table(methods=("warped",)), folder=folder)
 

@@ -267,9 +267,15 @@ def test_anchors_are_announced_trained_and_reported_and_then_refined(folder, cap
     ],
 )
 def test_wrong_words_about_anchors_are_named(folder, capsys, words, code, message):
-    write_study(folder, preview={"methods": ["simple"]})
+    write_study(folder, preview={"methods": ["simple", "anchored"]})
     assert main(words) == code
     assert message in capsys.readouterr().err
+
+
+def test_anchors_that_would_serve_nothing_are_refused(folder, capsys):
+    write_study(folder, preview={"methods": ["simple", "warped"]})
+    assert main(["anchors", "study.toml"]) == 1
+    assert "methods of [preview] has no 'anchored', which is what anchors serve" in capsys.readouterr().err
 
 
 def previa_model() -> torch.nn.Module:

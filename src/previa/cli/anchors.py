@@ -64,14 +64,20 @@ def anchors(
       previa anchors study.toml --budget 4
       previa anchors study.toml --alpha 0.5,0.5,0 --steps 100
     """
+    from previa.errors import StudyError
     from previa.run import pipeline
     from previa.run.anchor_runs import plan_anchors, train_anchors
     from previa.run.fit import fit
+    from previa.study.settings import ANCHORED
     from previa.study.simplex import show
 
     if budget is not None and alphas:
         raise click.UsageError("--budget proposes weightings, --alpha names them: give one of the two.")
     found = study_at(study, out)
+    if not any(name.endswith(ANCHORED) for name in found.sharpened()):
+        raise StudyError(
+            f"{study}: methods of [preview] has no 'anchored', which is what anchors serve. Add it."
+        )
     rows = [alpha_of(text, found.names()).tolist() for text in alphas] or None
     with opened(found, study) as work:
         plan = plan_anchors(

@@ -100,7 +100,7 @@ def train_anchors(
     begins: list[NDArray[np.float32] | None] = [None] * len(plan.wanted)
     if plan.start == "preview" and plan.wanted:
         method = best(work, families_of(work.study, runs), progress=progress).method
-        begins = [previewed(work, method, np.array(alpha)).vector.numpy() for alpha in plan.wanted]
+        begins = [previewed(work, method, np.array(alpha)).vector.cpu().numpy() for alpha in plan.wanted]
     items = [_Item(alpha, plan.steps, begin) for alpha, begin in zip(plan.wanted, begins, strict=True)]
     workers = min(workers, max(1, len(items)))
     start, args = (adopt, (bench,)) if workers == 1 else (set_up, (work.study,))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from previa.errors import StudyError
 from previa.study import _checks
 from previa.study._checks import reference
-from previa.study.settings import TaskSettings
+from previa.study.settings import ANCHORED, TaskSettings
 
 if TYPE_CHECKING:
     from previa.study.file import Study
@@ -82,13 +82,17 @@ def check_subsets(study: Study, where: str) -> None:
 
 
 def check_previews(study: Study, where: str) -> None:
-    """Raise StudyError where a sharpened preview lacks its family, which is always previewed beside it."""
+    """Raise StudyError where a sharpened preview lacks its family, which is always previewed beside it, or anchors theirs."""
     for name in study.sharpened():
         family = name.rpartition("_")[0]
         if family and family not in study.families():
             raise StudyError(
                 f"{where}: methods has {name!r}, but not {family!r}, at p = 1 beside it. Add {family!r}."
             )
+    if study.anchors and not any(name.endswith(ANCHORED) for name in study.sharpened()):
+        raise StudyError(
+            f"{where}: there is an [[anchor]], but methods has no 'anchored', which is what anchors serve. Add it."
+        )
     if not study.families():
         raise StudyError(
             f"{where}: methods has no family of posteriors to build on, only {', '.join(study.previews())}. Add one, such as "
