@@ -199,6 +199,7 @@ def ingredients(name: str, o: Options) -> Ingredients:
         score=Scorer(bench, likely=True), losses=Losses(bench), train=trained, costs=costs, folder=o.out,
         refined=[a for a in REFINED if find(true.alphas, a) is not None] or [(0.5, 0.5)], shown=SHOWN, settings={"scale": asdict(s), "judge": name},
     )  # fmt: skip
+    o.out.mkdir(parents=True, exist_ok=True)
     more = {}
     for which, share in (("full", 1.0), ("short", SHORT)):
         runs = [Run(run.alpha, filled(run.params, r)) for run in anchors(made, which, share)]
