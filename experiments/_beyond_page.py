@@ -1,5 +1,6 @@
 """The page of the study beyond the paper: means over seeds, its tables and figure, and which targets are reached."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ BRIEF = (
     "regret_at_1",
 )
 SEEDED = ("spearman", "mse", "regret_at_1", "p")  # each seed's numbers that are kept
-PAPER = r"simple|task_arithmetic|squared_gradients|ivon_hessian|von|mixture_\\d+"
+PAPER = r"simple|task_arithmetic|squared_gradients|ivon_hessian|von|mixture_\d+"
 TITLES = {
     "digits": "Digits, small network",
     "mnist_imbalanced": "MNIST, imbalanced tasks",
@@ -37,6 +38,11 @@ TITLES = {
     "translation": "Translation, LoRA by IVON, log-likelihood",
     "translation_adamw": "Translation, LoRA by AdamW, log-likelihood",
 }
+CENTRES = (  # of what _beyond_centre.py tried, the one that is shown: the first that a study has
+    "centre, low rank, 2 re-centrings, blend",
+    "centre, full, 1 re-centrings, blend",
+    "centre, kronecker, 1 re-centrings, blend",
+)
 LABELS = {  # method -> what it is called; n is the number of anchors; in the order of the table
     "uniform": "equal weights, no preview",
     "simple": "simple averaging",
@@ -52,7 +58,7 @@ LABELS = {  # method -> what it is called; n is the number of anchors; in the or
     "simple_p0.25": "simple, warped, p = 0.25",
     "warped": "warped, family and p by loss",
     "in_plane": "least loss in the plane",
-    "centre": "centre",
+    "centre": "one look from the centre, blended",
     "refined": "refined, a tenth of a run each",
     "scores_short_1": "scores of 1 short run, Scheffe",
     "simple_anchored_short_1": "simple, anchored at 1 short run, p by loss",
@@ -81,13 +87,11 @@ FIGURE = {  # method -> (its name in the figure, where a last number joins a ser
     "ivon_hessian": ("ivon_hessian", "IVON"),
     "von": ("von", "VON"),
     "regmean": ("regmean", "RegMean"),
-    "mixture_10": ("mixture_10", "10 mixed"),
     "mixture_20": ("mixture_20", "20 mixed"),
     "mixture_30": ("mixture_30", "30 mixed"),
     "warped": ("warped", "warped"),
     "centre": ("centre", "centre"),
     "refined": ("refined", "refined"),
-    "simple_anchored_short_1": ("short_anchored_1", "1 short anchor"),
     "simple_anchored_short_n": ("short_anchored_4", "n short anchors"),
     "simple_anchored_full_1": ("anchored_1", "1 anchor"),
     "simple_anchored_full_n": ("anchored_4", "n anchors"),
@@ -124,6 +128,27 @@ def summary(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "facts": [one["facts"] for one in own],
         }
     return {"studies": studies}
+
+
+def with_centres(found: Sequence[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """The same with a row "centre" each, where _beyond_centre.py has written one of that study and seed to ``path``."""
+    known = json.loads(path.read_text())["rows"] if path.exists() else []
+    made = []
+    for one in found:
+        own = {r["method"]: r for r in known if (r["study"], r["seed"]) == (one["study"], one["seed"])}
+        name = next((m for m in CENTRES if m in own), None)
+        simple = next(row for row in one["rows"] if row["method"] == "simple")
+        rows = [row for row in one["rows"] if row["method"] != "centre"]
+        if name is not None:
+            row = own[name]
+            same = {k: simple[k] for k in ("study", "seed", "regret_noise")}
+            rows.append({
+                **same, "method": "centre", "label": "centre", "family": None, "p": row["p"],
+                "cost": simple["cost"] + row["joint_runs"], "training": simple["training"], "mse": row["mse"],
+                "spearman": row["spearman"], "spearman_top25": row["top25"], "regret_at_1": row["regret"],
+            })  # fmt: skip
+        made.append({**one, "rows": rows})
+    return made
 
 
 def targets(methods: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,10 +201,14 @@ def write(docs: Path, stem: str, facts: Mapping[str, Any], found: Sequence[Mappi
         if page.exists()
         else "# Beyond the paper: quality against cost\n\n<!-- targets -->\n<!-- /targets -->\n\n<!-- tables -->\n<!-- /tables -->\n"
     )
-    tables = "\n".join(line for name, study in facts["studies"].items() for line in table(name, study))
-    text = re.sub(
-        r"(<!-- tables -->\n).*(<!-- /tables -->)", lambda m: m[1] + tables + "\n" + m[2], text, flags=re.S
-    )
+    lines = {
+        "targets": reached(facts["studies"]),
+        "tables": (line for name, study in facts["studies"].items() for line in table(name, study)),
+    }
+    for mark, found_lines in lines.items():
+        before, _, rest = text.partition(f"<!-- {mark} -->\n")
+        _, _, after = rest.partition(f"<!-- /{mark} -->")
+        text = f"{before}<!-- {mark} -->\n" + "\n".join(found_lines) + f"\n<!-- /{mark} -->{after}"
     page.write_text(text)
     rows = [row for one in found for row in drawn(one["study"], one["rows"])]
     quality_cost(rows, docs / f"{stem}.png", title="Beyond the paper")
@@ -223,10 +252,11 @@ def table(name: str, study: Mapping[str, Any]) -> Iterator[str]:
 
 def drawn(study: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """The rows of the figure, under its names."""
-    n = _anchors({row["method"]: row for row in rows})
+    there = {row["method"]: row for row in rows}
+    n = _anchors(there)
     at = {re.sub(r"_n$", f"_{n}", method): found for method, found in FIGURE.items()}
     for row in rows:
-        if row["method"] in at:
+        if row["method"] in at and not (row["method"] == "mixture_20" and "mixture_30" in there):
             method, label = at[row["method"]]
             yield {**row, "study": TITLES.get(study, study), "method": method, "label": label.replace("n ", f"{n} ", 1) if label.startswith("n ") else label}  # fmt: skip
 

@@ -48,6 +48,7 @@ def main() -> None:
     found.sort(
         key=lambda one: (order.index(one["study"]) if one["study"] in order else len(order), one["seed"])
     )
+    found = _beyond_page.with_centres(found, o.docs / "beyond_centre.json")
     facts = {"command": o.command, "scale": o.scale, "machine": machine(o), **_beyond_page.summary(found)}
     write_json(o.docs / f"{o.stem}.json", facts)
     _beyond_page.write(o.docs, o.stem, facts, found)
