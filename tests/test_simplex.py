@@ -144,3 +144,20 @@ def test_a_weighting_that_is_not_there_is_named_with_the_nearest():
 def test_metric_weights_that_make_no_mean_are_refused(weights):
     with pytest.raises(InputError, match="metric weights"):
         metric_weights(("a", "b"), weights)
+
+
+@pytest.mark.parametrize("T", [2, 3, 4, 5, 9])
+def test_probes_are_unequal_weightings_inside_the_simplex_that_treat_tasks_alike(T):
+    rows = simplex.probes(T)
+    assert T <= len(rows) <= T * (T + 1)
+    check_alphas(rows, T)
+    assert (rows.max(axis=1) < 1).all()
+    assert (np.ptp(rows, axis=1) > 0.1).all()  # equal weights are the same at every power
+    assert len({simplex.key(row) for row in rows}) == len(rows)
+    turned = {simplex.key(row) for row in np.roll(rows, 1, axis=1)}
+    assert turned == {simplex.key(row) for row in rows}
+
+
+def test_one_task_has_no_probes():
+    with pytest.raises(InputError, match="two tasks or more"):
+        simplex.probes(1)

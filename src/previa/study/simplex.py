@@ -126,12 +126,13 @@ def probes(T: int) -> Array:
     """A few unequal weightings at which merged models are looked at before the map is drawn: [A, T], T <= A <= T (T + 1).
 
     For each task 4/5 on it, and half on it where there are more than two, the rest spread evenly over the others; for up to
-    four tasks also 4/5 and 1/5 on each ordered pair. Equal weights are left out: no power moves them.
+    four tasks also 4/5 and 1/5 on each ordered pair. For two tasks 9/10, 4/5 and 3/5 on each: an anchor near one of them says
+    nothing of the power there. Equal weights are left out: no power moves them.
     """
     if T < 2:
         raise InputError(f"probes: weightings differ for two tasks or more. Found {T}.")
     rows = []
-    for share in (0.8, 0.5) if T > 2 else (0.8,):
+    for share in (0.8, 0.5) if T > 2 else (0.9, 0.8, 0.6):
         rest = np.full((T, T), (1 - share) / (T - 1))
         np.fill_diagonal(rest, share)
         rows.append(rest)
