@@ -183,7 +183,7 @@ def test_metric_weights_change_the_recommendation(finished, capsys):
 
 def test_the_study_file_decides_as_it_stands_now(finished, folder, capsys):
     file = write_study(
-        folder, study={"out": str(finished / "out")}, recommend={"method": "simple"}, c={"metric_weight": 0}
+        folder, study={"out": str(finished / "out")}, recommend={"method": "mixture"}, c={"metric_weight": 0}
     )
     found = []
     for results in (file, finished / "out"):
