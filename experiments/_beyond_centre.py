@@ -24,6 +24,7 @@ from _shared import ROOT, Options, options
 from beyond import STUDIES
 from torch import Generator, Tensor
 from torch.nn import Module
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from previa import Diagonal, Flat, Full, Run, Sampled, anchored, damped, squared_gradients, sweep, warped
 from previa.core.blend import blended
@@ -60,6 +61,10 @@ class Looking:
     """whose preview of equal weights is the first centre, and whose corners are kept"""
     variants: Sequence[tuple[str, int]] = ()
     """(kind, re-centrings)"""
+    ways: Sequence[str] = ("blend",)
+    """how the centre's previews are brought to the tasks' own at corners: "blend", or "anchors" through those of `middles`"""
+    rival: bool = True
+    """whether a short joint run of the same cost is trained, too; on CIFAR beyond.py trains some"""
 
 
 def middles(T: int) -> list[tuple[float, ...]]:
@@ -119,14 +124,14 @@ def measured(i: Ingredients, theta: Flat) -> Tensor:
 
 
 def digits(i: Ingredients) -> Looking:
-    """All training images."""
+    """All training images: with 100 of each task previews ranked weightings no better than by chance."""
     from previa.data.digits import five_nine, two_four, zero_one
 
     data = [cut(*task()[0], 64) for task in (zero_one, two_four, five_nine)]
     N = sum(len(y) for task in data for _, y in task)
     looks = {kind: partial(look, i, data, kind) for kind in ("kronecker", "low rank", "diagonal")}
-    variants = [("kronecker", 0), ("kronecker", 2), ("low rank", 2), ("diagonal", 2)]
-    return Looking(looks, dict.fromkeys(looks, 6.0 * N), probes(3), variants=variants)
+    variants = [("low rank", 0), ("low rank", 1), ("low rank", 2), ("kronecker", 2), ("diagonal", 2)]
+    return Looking(looks, dict.fromkeys(looks, 6.0 * N), probes(3)[:6], variants=variants)
 
 
 def cifar(i: Ingredients) -> Looking:
@@ -140,10 +145,10 @@ def cifar(i: Ingredients) -> Looking:
     data = [cut(*(part[: s.fisher] for part in bench.parts()[t]), 100) for t in TASKS]
     looks = {kind: partial(look, i, data, kind) for kind in ("kronecker", "diagonal")}
     cost = 6.0 * len(TASKS) * s.fisher
-    variants = [("kronecker", 1), ("diagonal", 1)]
     return Looking(
-        looks, dict.fromkeys(looks, cost), probes(3)[3:6], powers=(1.0, 0.5, 0.25), variants=variants
-    )
+        looks, dict.fromkeys(looks, cost), probes(3)[3:6],
+        powers=(1.0, 0.5, 0.25), variants=[("kronecker", 1)], rival=False,
+    )  # fmt: skip
 
 
 def mnist(i: Ingredients, name: str) -> Looking:
@@ -174,7 +179,10 @@ def mnist(i: Ingredients, name: str) -> Looking:
     hessian = 3 + (C + 1) / 2 * D
     cost = {"full": hessian * N, "kronecker": (3 + D / C) * N, "diagonal": 4.0 * N}
     variants = [("full", 0), ("full", 1), ("full", 2), ("kronecker", 2), ("diagonal", 2)]
-    return Looking({kind: partial(full, kind) for kind in cost}, cost, probes(3), variants=variants)
+    ways = ("blend", "anchors")
+    return Looking(
+        {kind: partial(full, kind) for kind in cost}, cost, probes(3)[:6], variants=variants, ways=ways
+    )
 
 
 def cut(x: Tensor, y: Tensor, size: int) -> Batches:
@@ -184,14 +192,16 @@ def cut(x: Tensor, y: Tensor, size: int) -> Batches:
 
 def look(i: Ingredients, data: Sequence[Batches], kind: str, c: Flat) -> list[Expansion]:
     """Every task's gradient and curvature at c, with running statistics brought up to date; labels drawn from the model."""
-    gradients, found, rest = [], [], []
+    found, rest = [], []
     with live(i.model, c.layout) as place:
         place(c.vector)
         if i.recalibrate is not None:
             i.recalibrate(i.model)
+        gradients = through_statistics(i.model, data, c) if i.recalibrate is not None else []
         for t, batches in enumerate(data):
             labels = Sampled(logits, Generator().manual_seed(t))
-            gradients.append(named(mean_gradient(i.model, batches, class_loss).mean, c))
+            if i.recalibrate is None:
+                gradients.append(named(mean_gradient(i.model, batches, class_loss).mean, c))
             if kind == "low rank":
                 found.append(gradients_by_example(i.model, batches, labels).double())
             elif kind == "kronecker":
@@ -211,6 +221,33 @@ def look(i: Ingredients, data: Sequence[Batches], kind: str, c: Flat) -> list[Ex
     else:
         curvature = [Diagonal(wide, Flat(h.layout, h.vector.double())) for h in damped(found, RELATIVE)[0]]
     return [Expansion(q, g) for q, g in zip(curvature, gradients, strict=True)]
+
+
+def through_statistics(model: Module, data: Sequence[Batches], c: Flat) -> list[Flat]:
+    """Every task's gradient where BatchNorm takes its statistics from batches of all tasks side by side.
+
+    At fixed statistics gradients promise three times what the measured loss, with statistics brought up to date, then keeps.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    params = [model.get_parameter(name) for name in c.layout.places]
+    kept = [(norm, {name: b.clone() for name, b in norm.named_buffers()}) for norm in norms]
+    total = [c.vector.new_zeros(len(c.vector), dtype=torch.float64) for _ in data]
+    rounds = list(zip(*data, strict=True))
+    for norm in norms:
+        norm.train()
+    with torch.enable_grad():
+        for batches in rounds:
+            losses = class_loss(
+                model, (torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches]))
+            )
+            parts = [part.mean() for part in losses.split([len(y) for _, y in batches])]
+            for t, part in enumerate(parts):
+                grads = torch.autograd.grad(part, params, retain_graph=t + 1 < len(parts))
+                total[t] += torch.cat([g.flatten() for g in grads]) / len(rounds)
+    for norm, buffers in kept:
+        norm.load_state_dict(buffers, strict=False)
+        norm.eval()
+    return [Flat(c.layout, g) for g in total]
 
 
 def named(g: Flat, c: Flat) -> Flat:
@@ -253,7 +290,7 @@ def table(i: Ingredients, looking: Looking, say: Callable[[dict], None]) -> None
             "reason": found.reason,
             "passes": found.passes,
         }
-        if kind in ("full", "kronecker") and recentrings < 2:
+        if recentrings < 2:
             add(f"centre, {kind}, {recentrings} re-centrings, as it is", found.preview, cost, **facts)
         if math.isinf(found.damping):
             say(
@@ -265,11 +302,11 @@ def table(i: Ingredients, looking: Looking, say: Callable[[dict], None]) -> None
                 }
             )
             continue
-        for way in ("blend", "anchors"):
+        for way in looking.ways:
             method, whole, p = centre_method(i, looking, found, cost, way)
             add(f"centre, {kind}, {recentrings} re-centrings, {way}", method, whole, p=p, **facts)
         spent[cost] = f"{kind}, {recentrings}"
-    for cost in sorted(spent)[-1:]:
+    for cost in sorted(spent)[-1:] if looking.rival else ():
         theta = i.train(even, start=warped(base, 0.5)(torch.tensor([even])).params.row(0), share=cost / unit)
         make = partial(through, base, [Run(even, theta)])
         chosen = choose_power(
