@@ -259,7 +259,7 @@ def publish(study: Any) -> None:
 
 
 def _hint(study: Any, store: Any) -> str | None:
-    """What would make the preview better, where it can be had: None where there are anchors, or nothing can be trained."""
+    """The command that anchors the preview; None where there are anchors, or nothing can be trained."""
     from previa.study.settings import ANCHORED
 
     folders = study.transformers
@@ -267,7 +267,7 @@ def _hint(study: Any, store: Any) -> str | None:
     if ANCHORED not in study.preview.methods or store.get("anchors") or previews_only:
         return None
     return (
-        f"A few short joint runs make the preview better: previa anchors {store.get('study_file')} --budget 4"
+        f"A few short joint runs can anchor the preview: previa anchors {store.get('study_file')} --budget 4"
     )
 
 
