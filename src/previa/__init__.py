@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from previa.core.student_t import StudentT
     from previa.core.warp import warp, warped
     from previa.fit.adam_moments import AdamMoments, adam_moments
+    from previa.fit.centre import from_centre
     from previa.fit.derivatives import by_autograd
     from previa.fit.ivon import IVON
     from previa.fit.ivon_interop import read_ivon_opt
@@ -43,13 +44,16 @@ if TYPE_CHECKING:
     from previa.run.recipe import AdamWRecipe, IvonRecipe, Recipe
     from previa.run.scoring import accuracy, scorer
     from previa.run.sweep import sweep
+    from previa.study.band import band, covers
     from previa.study.compare import compare
+    from previa.study.design import propose
     from previa.study.file import read_study
     from previa.study.pareto import compare_fronts, front, hypervolume
     from previa.study.preview import Preview
     from previa.study.recommend import recommend
     from previa.study.simplex import grid
     from previa.study.store import Store
+    from previa.study.surrogate import gaussian_process
 
 _HOMES = {
     "AdamMoments": "fit.adam_moments",
@@ -79,13 +83,17 @@ _HOMES = {
     "accuracy": "run.scoring",
     "adam_moments": "fit.adam_moments",
     "anchored": "core.anchored",
+    "band": "study.band",
     "by_autograd": "fit.derivatives",
     "choose_power": "run.powers",
     "compare": "study.compare",
     "compare_fronts": "study.pareto",
+    "covers": "study.band",
     "damped": "core.damping",
     "finetune": "run.finetune",
+    "from_centre": "fit.centre",
     "front": "study.pareto",
+    "gaussian_process": "study.surrogate",
     "grid": "study.simplex",
     "hypervolume": "study.pareto",
     "input_moments": "fit.kronecker_factors",
@@ -100,6 +108,7 @@ _HOMES = {
     "modes_into": "core.into",
     "open_checkpoint": "io.checkpoint",
     "open_optimizer": "io.optimizer_file",
+    "propose": "study.design",
     "read_ivon_opt": "fit.ivon_interop",
     "read_study": "study.file",
     "recommend": "study.recommend",
@@ -144,13 +153,17 @@ __all__ = [
     "accuracy",
     "adam_moments",
     "anchored",
+    "band",
     "by_autograd",
     "choose_power",
     "compare",
     "compare_fronts",
+    "covers",
     "damped",
     "finetune",
+    "from_centre",
     "front",
+    "gaussian_process",
     "grid",
     "hypervolume",
     "input_moments",
@@ -165,6 +178,7 @@ __all__ = [
     "modes_into",
     "open_checkpoint",
     "open_optimizer",
+    "propose",
     "read_ivon_opt",
     "read_study",
     "recommend",
