@@ -66,7 +66,7 @@ def products_modes(
     weights = weights.to(means.device)
     theta = torch.empty(len(weights), means.shape[-1], dtype=means.dtype, device=means.device)
     iterations, residual = weights.new_zeros(len(weights)), weights.new_zeros(len(weights))
-    for system in _systems(qs):
+    for system in systems_of(qs):
         mean = means[:, system.entries].double()
         n = max(1, HELD // max(1, system.width))
         for some in (slice(start, start + n) for start in range(0, len(weights), n)):
@@ -183,7 +183,7 @@ def _solve(
     return centre + x, iterations, residual
 
 
-def _systems(qs: Sequence[Products]) -> Sequence[System]:
+def systems_of(qs: Sequence[Products]) -> Sequence[System]:
     """The systems of the first family that knows its own; else one, with the diagonal as its preconditioner."""
     for q in qs:
         if isinstance(q, Separable):

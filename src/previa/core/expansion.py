@@ -11,7 +11,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from previa.core.conjugate_gradients import Elementwise, _systems, conjugate_gradients
+from previa.core.conjugate_gradients import Elementwise, conjugate_gradients, systems_of
 from previa.core.diagonal import Diagonal
 from previa.core.full import Full
 from previa.core.merge import Alphas, as_alphas
@@ -178,7 +178,7 @@ def _products(
         weights = torch.cat([alpha, torch.ones_like(alpha[:, :1])], 1)
     x = torch.zeros_like(b)
     iterations, residual = torch.zeros_like(alpha[:, 0]), torch.zeros_like(alpha[:, 0])
-    for system in _systems(members):
+    for system in systems_of(members):
         for some in torch.arange(len(b)).split(max(1, HELD // max(1, system.width))):
             times, precondition = system.at(weights[some])
             part, taken, left = conjugate_gradients(
