@@ -130,7 +130,7 @@ def digits(i: Ingredients) -> Looking:
     data = [cut(*task()[0], 64) for task in (zero_one, two_four, five_nine)]
     N = sum(len(y) for task in data for _, y in task)
     looks = {kind: partial(look, i, data, kind) for kind in ("kronecker", "low rank", "diagonal")}
-    variants = [("low rank", 0), ("low rank", 1), ("low rank", 2), ("kronecker", 2), ("diagonal", 2)]
+    variants = [("low rank", 2), ("kronecker", 2), ("diagonal", 2)]
     return Looking(looks, dict.fromkeys(looks, 6.0 * N), probes(3)[:6], variants=variants)
 
 
@@ -178,8 +178,8 @@ def mnist(i: Ingredients, name: str) -> Looking:
 
     hessian = 3 + (C + 1) / 2 * D
     cost = {"full": hessian * N, "kronecker": (3 + D / C) * N, "diagonal": 4.0 * N}
-    variants = [("full", 0), ("full", 1), ("full", 2), ("kronecker", 2), ("diagonal", 2)]
-    ways = ("blend", "anchors")
+    variants = [("full", 1), ("kronecker", 2), ("diagonal", 1)]
+    ways = ("blend",)
     return Looking(
         {kind: partial(full, kind) for kind in cost}, cost, probes(3)[:6], variants=variants, ways=ways
     )
@@ -261,7 +261,7 @@ def logits(model: Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def table(i: Ingredients, looking: Looking, say: Callable[[dict], None]) -> None:
-    """A row for every variant, each with its rival of the same cost, beside methods that need no look."""
+    """A row for every variant, and what the cost of the dearest buys otherwise; methods without a look are in beyond.py's table."""
     unit, even = i.costs.run(uniform(len(i.tasks))), tuple(uniform(len(i.tasks)).tolist())
     base = i.families[looking.family]
 
@@ -273,14 +273,6 @@ def table(i: Ingredients, looking: Looking, say: Callable[[dict], None]) -> None
         say({"study": i.study, "seed": i.seed, "method": name, "mse": q["mse"], "spearman": q["spearman"],
              "regret": q["regret_at_1"], "top25": q["spearman_top25"], "joint_runs": cost / unit, **more})  # fmt: skip
 
-    for name, method in i.families.items():
-        add(name, method, 0.0)
-        made = partial(warped, method)
-        chosen = choose_power(
-            i.model, {name: made}, i.losses, looking.alphas,
-            tasks=i.tasks, powers=looking.powers, recalibrate=i.recalibrate,
-        )  # fmt: skip
-        add(f"{name}, warped", made(chosen.p), chosen.evaluations * i.costs.losses, p=chosen.p)
     spent: dict[float, str] = {}
     for kind, recentrings in looking.variants:
         found, cost = centre_of(i, looking, kind, recentrings)

@@ -117,7 +117,12 @@ def joint_losses(
     study, store = work.study, work.store
     powers = POWERS if study.preview.power == "loss" else (float(study.preview.power),)
     alphas = probes(len(study.tasks))
-    others = [[[*a.alpha, a.digest] for a in anchors], list(powers), study.preview.loss_examples]
+    others = [
+        [[*a.alpha, a.digest] for a in anchors],
+        list(powers),
+        study.preview.loss_examples,
+        alphas.tolist(),
+    ]
     kept: dict[str, Any] = store.get("joint_losses", {}).get(kind, {})
     missing = [
         name for name, one in families.items() if kept.get(name, {}).get("rests_on") != [one.digest, *others]
