@@ -5,8 +5,9 @@ from functools import partial
 import fig3_cifar as figure
 import torch
 from _beyond import Costs, Ingredients
-from _cifar import JOINT_SEED, TASKS, Bench, judge, keep_memory, read_diagonal
+from _cifar import JOINT_SEED, TASKS, Bench, joint_run, judge, keep_memory, read_diagonal
 from _shared import ROOT, Options, weightings
+from _workers import adopt
 from torch import Tensor
 from torch.nn import Module
 
@@ -27,7 +28,7 @@ from previa.study.simplex import find, uniform
 from previa.study.store import Store
 
 LOOKED = 250  # training images of each task whose loss chooses powers
-ANCHOR = 10  # taken off the seed of the truth's joint runs
+ANCHOR, AGAIN = 10, 20  # taken off the seed of the truth's joint runs
 SHOWN = (0.5, 0.25)
 REFINED = (
     (0.6, 0.2, 0.2),
@@ -83,7 +84,7 @@ def ingredients(name: str, o: Options) -> Ingredients:
     others = {m: method for m, method in paper.items() if m not in known}
     return Ingredients(
         name, o.seed, tuple(TASKS), truth, bench.model(), families, others, score, partial(losses, parts),
-        partial(train, bench), costs, o.out, recalibrate=recalibrate, shown=SHOWN, thorough=False, known=known,
+        partial(train, bench), costs, o.out, recalibrate=recalibrate, again=_again(bench, o, truth), shown=SHOWN, thorough=False, known=known,
         refined=[a for a in REFINED if find(truth.alphas, a) is not None] or [tuple(uniform(3).tolist())],
     )  # fmt: skip
 
@@ -118,6 +119,18 @@ def _there(bench: Bench, o: Options) -> tuple[Preview, dict[str, Preview]]:
         if not len(store.missing(m, alphas))
     ]
     return store.preview("joint").at(alphas), {m: store.preview(m).at(alphas) for m in names}
+
+
+def _again(bench: Bench, o: Options, truth: Preview) -> Preview:
+    """The truth by joint runs of another seed, from the same base."""
+    facts = {"repeat": AGAIN, "scale": o.scale, "seed": o.seed}
+    adopt(bench)
+    o.out.mkdir(parents=True, exist_ok=True)
+    with Store.open(o.out / "again.sqlite", tasks=truth.tasks, convention="mean", fingerprint=facts) as store:
+        for row in store.missing("again", truth.alphas):
+            scores, _, seconds = joint_run((tuple(truth.alphas[row].tolist()), AGAIN))
+            store.record("again", truth.alphas[row], scores, seconds=seconds)
+        return store.preview("again").at(truth.alphas)
 
 
 def _squares(bench: Bench, o: Options, task: str, q: Diagonal) -> Flat:
