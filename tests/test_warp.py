@@ -92,3 +92,10 @@ def test_a_power_that_is_none_is_refused_before_any_work(p):
 def test_weights_that_are_none_are_refused(alpha):
     with pytest.raises(AlphaError, match="positive for one task at least; found"):
         warp(alpha, 0.3)
+
+
+def test_what_rounding_leaves_of_a_zero_is_no_task():
+    dust = 1 - 0.7 - 0.2 - 0.1
+    assert 0 < dust < 1e-16
+    assert warp([0.7, 0.3, dust], 0.12)[2] == 0.0
+    assert warp([0.7, 0.3 - 1e-6, 1e-6], 0.12)[2] > 0.05  # a small weight that is meant counts

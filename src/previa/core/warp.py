@@ -11,6 +11,7 @@ from previa.core.merge import Alphas
 from previa.core.modes import Modes
 from previa.errors import AlphaError, InputError
 
+DUST = 1e-9  # as many digits as weightings are told apart by: 1 - 0.9 - 0.1 is -3e-17, and its power would be a task's weight
 Method = Callable[[Tensor], Modes]
 """alphas [A, T] -> preview parameters [A, P]"""
 
@@ -19,7 +20,7 @@ def warp(alphas: Alphas, p: float) -> Tensor:
     """w_t = alpha_t^p / sum_s alpha_s^p * sum_s alpha_s, float64, of the shape of ``alphas``, [T] or [A, T].
 
     p = 1 returns alphas; p < 1 moves weights towards the centre of those tasks that have any. Corners, the sum (so gamma) and
-    equal weights stay. 0 counts as no task: 0^p = 0.
+    equal weights stay. 0 counts as no task: 0^p = 0, and so do weights below 1e-9 of the largest, which rounding leaves.
     Raises AlphaError for weights that are negative, not finite or all zero; InputError unless p > 0.
     """
     if not isinstance(p, int | float) or not 0 < p < float("inf"):
@@ -33,8 +34,8 @@ def warp(alphas: Alphas, p: float) -> Tensor:
         )
     if p == 1:
         return a
-    largest = a.amax(-1, keepdim=True)
-    w = (a / largest) ** p  # at most 1: no power underflows for all tasks
+    part = a / a.amax(-1, keepdim=True)  # at most 1: no power underflows for all tasks
+    w = torch.where(part < DUST, 0.0, part**p)
     return w / w.sum(-1, keepdim=True) * a.sum(-1, keepdim=True)
 
 
