@@ -57,7 +57,7 @@ def said(folder: Path, step: int) -> str:
 
 
 def alpha_of(folder: Path) -> list[float]:
-    return [float(weight) for weight in said(folder, 4).split(",")]
+    return [float(weight) for weight in said(folder, 4).splitlines()[0].split(",")]
 
 
 def accuracy(folder: Path, path: str, task: str) -> float:
@@ -103,7 +103,10 @@ def test_the_study_gives_a_report_that_names_the_tasks_and_says_what_the_page_sh
 def test_the_merged_folder_scores_as_the_store_has_it_at_the_recommended_weighting(walked):
     alpha = alpha_of(walked)
     with Store.read(walked / "sentiment-out" / "study.db") as store:
-        found = store.preview("squared_gradients")
+        found = store.preview("warped")
+        chosen = store.get("powers")["warped"]["chosen"]
+    assert chosen["method"] == "simple"  # as the page has it
+    assert float(said(walked, 4).splitlines()[1]) == chosen["p"]
     row = int(np.argmin(np.abs(found.alphas - alpha).sum(1)))
     np.testing.assert_allclose(found.alphas[row], alpha, atol=1e-12)
     expected = dict(zip(TASKS, found.scores[row], strict=True))
@@ -136,4 +139,4 @@ def test_joint_runs_are_added_to_the_previews_that_were_there(walked):
     assert re.search(r"A regret up to [\d.]+ cannot be told from 0", said(walked, 8))
     summary = json.loads((walked / "sentiment-out" / "summary.json").read_text())
     assert summary["truth"]["weightings"] >= 8
-    assert set(summary["methods"]) == {"simple", "squared_gradients"}
+    assert set(summary["methods"]) == {"simple", "squared_gradients", "warped"}

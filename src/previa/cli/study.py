@@ -159,7 +159,10 @@ def recommend(results: Path, method: str | None, metric_weight: tuple[str, ...],
     """
     with _results(results, metric_weight, method) as (_, found):
         advice = found.recommendation
-    click.echo(_json(advice)) if as_json else paragraph(advice.sentence)
+    if not as_json:
+        paragraph(advice.sentence)
+        return
+    click.echo(_json(advice, {"preview": found.merged}))
 
 
 @click.command(short_help="How good each preview is, where joint runs tell.")
@@ -281,7 +284,7 @@ def _weights(given: Sequence[str]) -> Mapping[str, float]:
     return found
 
 
-def _json(found: Any) -> str:
+def _json(found: Any, more: Mapping[str, Any] | None = None) -> str:
     import json
 
-    return json.dumps(found.to_dict(), indent=1, allow_nan=False)
+    return json.dumps({**found.to_dict(), **(more or {})}, indent=1, allow_nan=False)

@@ -36,6 +36,14 @@ class Results:
     recommendation: Recommendation
     summary: Mapping[str, Any]
 
+    @property
+    def merged(self) -> dict[str, Any]:
+        """What `previa merge` must be told to make the previewed model: {"method", "family", "power", "anchored"}."""
+        sharper = (self.summary["sharpened"] or {}).get("powers", {}).get(self.method, {})
+        chosen = sharper.get("chosen", {"method": self.method, "p": 1.0})
+        through = bool(sharper) and self.method.endswith("anchored")
+        return {"method": self.method, "family": chosen["method"], "power": chosen["p"], "anchored": through}
+
     @classmethod
     def of(
         cls, store: Store, *, method: str | None = None, weights: Mapping[str, float] | None = None
