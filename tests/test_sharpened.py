@@ -3,12 +3,14 @@
 import json
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from previa.show._look import label
 from previa.show._methods import finetunings, parted, place
+from previa.show._sharp_words import of_rivals
 from previa.show.outputs import Results, publish
 from previa.show.sharpened import drawn
 from sharpened_study import ITEMS, OFF, anchors_of, sharpened_store
@@ -63,7 +65,9 @@ def test_a_stranger_reads_what_was_chosen_from_what_and_by_what(tmp_path):
     assert "Of 2 families and 7 powers it has the least joint loss: 0.4, where p = 1 has 0.452" in words
     words = said(found, "The joint loss is ")  # once for all
     assert "on 900 training examples at 19 weightings" in words
-    assert "No joint run and no test item was used" in words
+    assert words.endswith(
+        "No test item was used for the choice; for the anchored preview no joint run but the anchors, for the others none."
+    )
     words = said(found, "4 joint runs are anchors")
     assert "3 of them began at the preview" in words
     assert "Cost: 1.3 of full joint runs" in words
@@ -82,6 +86,109 @@ def test_a_choice_at_an_end_of_what_was_tried_is_said(p, words, tmp_path):
         tried = {"simple": {"1.0": 0.5, "0.5": 0.4, "0.12": 0.3}}
         store.put("powers", {"warped": {"chosen": {"method": "simple", "p": p}, "losses": tried}})
         assert words in said(of(store), "Warped weights: ")
+
+
+@pytest.mark.parametrize(
+    ("p", "families", "words"),
+    [
+        (0.5, ("simple",), "0.5, as the study file sets it, on Simple averaging."),
+        (1.0, ("simple",), "1, as the study file sets it, on Simple averaging."),
+        (
+            0.5,
+            ("simple", "ivon_hessian"),
+            "0.5, as the study file sets it, on Simple averaging, the one of 2 families with the least joint loss.",
+        ),
+    ],
+)
+def test_a_power_set_by_hand_is_no_finding(p, families, words, tmp_path):
+    with sharpened_store(tmp_path / "s.db") as store:
+        tried = {name: {str(p): 0.4 + i} for i, name in enumerate(families)}
+        store.put("powers", {"warped": {"chosen": {"method": "simple", "p": p}, "losses": tried}})
+        found = of(store)
+    assert said(found, "Warped weights: ") == f"Warped weights: weights to the power p = {words}"
+    assert ("for the choice" in said(found, "The joint loss is ")) == (len(families) > 1)
+
+
+def test_losses_that_could_not_be_measured_are_not_counted(tmp_path):
+    with sharpened_store(tmp_path / "s.db") as store:
+        tried = {"simple": {"1.0": None, "0.5": 0.4, "0.12": None}}
+        store.put("powers", {"warped": {"chosen": {"method": "simple", "p": 0.5}, "losses": tried}})
+        words = said(of(store), "Warped weights: ")
+        assert words.endswith("the least joint loss of 1 family and 1 power.")  # and not the smallest tried
+        store.put("powers", {"warped": {"chosen": {"method": "simple", "p": 0.5}, "losses": {}}})
+        assert said(of(store), "Warped weights: ").endswith("p = 0.5 on Simple averaging.")
+
+
+def test_what_chose_a_power_is_told_of_each_method(tmp_path):
+    with sharpened_store(tmp_path / "s.db") as store:
+        powers = store.get("powers")
+        store.put("powers", {"warped": powers["warped"]})
+        assert said(of(store), "The joint loss is ").endswith(
+            "No joint run and no test item was used for the choice."
+        )
+        store.put("powers", {"anchored": powers["anchored"]})
+        assert said(of(store), "The joint loss is ").endswith(
+            "anchored preview no joint run but the anchors."
+        )
+        few = {**powers["anchored"], "examples": 1, "alphas": [[0.5, 0.5, 0.0]]}
+        store.put("powers", {"warped": powers["warped"], "anchored": few})
+        assert (
+            "on 900 training examples at 19 weightings (Warped weights), on 1 training example at 1 weighting (Anchored at "
+            "joint runs)." in said(of(store), "The joint loss is ")
+        )
+
+
+def test_one_is_told_as_one(tmp_path):
+    with sharpened_store(tmp_path / "s.db", tasks=("x", "y"), truth=False) as store:
+        store.put("anchors", [{**one, "share": 1.0} for one in store.get("anchors")])
+        store.record("refined_1", (0.5, 0.5), dict.fromkeys("xy", np.ones(ITEMS)), seconds=1.0)
+        found = of(store)
+    assert said(found, "One joint run is an anchor").endswith("Cost: 1 full joint run.")
+    assert said(found, "The same 1 anchor and task runs")
+    assert said(found, "At ").endswith("1.0000 after 1 step.")
+
+
+def test_other_metric_weights_than_the_studys_have_no_band_and_their_own_left_out_errors(
+    tmp_path, no_figures
+):
+    start, even = "Each anchor left out in turn", {"a": 2.0, "b": 2.0, "c": 2.0}
+    with sharpened_store(tmp_path / "s.db") as store:
+        store.put("left_out", {"anchored": 0.008, "scores": 0.021})
+        store.put("band", {**store.get("band"), "rests_on": {"weights": dict.fromkeys("abc", 1.0)}})
+        same = Results.of(store, weights=even).summary["sharpened"]
+        assert same["band"]["half_width"] == 0.013
+        assert "to 0.8 points" in said(same, start)
+
+        results = Results.of(store, weights={"a": 1.0, "b": 0.0, "c": 0.0})
+        other = results.summary["sharpened"]
+        assert other["band"] is None
+        assert drawn(other)[1] == {}
+        assert "the band is for the study's metric weights" in said(other, "No error band is shown")
+        errors = [one["left_out"]["a"] - one["scores"]["a"] for one in store.get("anchors")]
+        rms = 100 * np.sqrt(np.mean(np.square(errors)))
+        assert f"to {rms:.2g} points by their parameters (root mean square)" in said(other, start)
+        publish(store, results, tmp_path)
+        assert "to 0.8 points" not in (tmp_path / "report.html").read_text()
+
+        store.put("anchors", [{**one, "left_out": None} for one in store.get("anchors")])
+        other = Results.of(store, weights={"a": 3.0}).summary["sharpened"]
+        assert not [s for s in other["sentences"] if s.startswith(start)]
+
+
+def test_a_rival_that_ranks_better_with_the_larger_error_is_not_told_to_be_better_in_all(tmp_path):
+    claim = "add nothing to the scores of the runs in this study."
+    with sharpened_store(tmp_path / "s.db", off={**OFF, "scores": 0.0, "anchored": 0.3}) as store:
+        found = Results.of(store)
+        words = said(found.summary["sharpened"], "Interpolated scores of the same runs")
+        assert "does as well or better for ranking and picking: " in words
+        assert words.endswith(claim)  # less error, too
+        ours = found.comparison.methods["anchored"]
+        worse = replace(found.comparison.methods["scores"], mse=2 * ours.mse)
+        comparison = replace(found.comparison, methods={"anchored": ours, "scores": worse})
+        (words,) = of_rivals(["anchored"], ["scores"], comparison, [])
+        assert words.endswith(
+            f"{claim} The mean squared error disagrees: {ours.mse:.2g} of the anchored preview, {2 * ours.mse:.2g} of the other."
+        )
 
 
 def test_score_interpolation_is_judged_beside_the_anchored_preview(tmp_path):

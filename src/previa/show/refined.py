@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from previa.show._methods import STEPS
+from previa.show._sharp_words import counted
 from previa.study.preview import Preview
 from previa.study.simplex import find, show
 from previa.study.store import Store
@@ -34,7 +35,9 @@ def of_refined(found: list[dict[str, Any]]) -> list[str]:
     said = []
     for one in found:
         after = [
-            f"{mean:.4f} after {k} steps" for k, mean in zip(one["steps"], one["means"], strict=True) if k
+            f"{mean:.4f} after {counted(k, 'step')}"
+            for k, mean in zip(one["steps"], one["means"], strict=True)
+            if k
         ]
         if not after:
             continue

@@ -33,7 +33,7 @@ def sharpened(
 
     {"powers": {method: {"chosen", "losses", ...}}, "anchors": [{"alpha", "from", "steps", "share", "mean", "left_out_mean", ...}],
     "band": {..., "coverage"}, "pairs": [[family, sharpened]], "anchored": [methods], "rivals": [methods], "refined": [...], "centre": {...} or None, "sentences": [str]}.
-    A mean is over tasks, by ``weights``. The band's coverage is counted at the truth's weightings that are no anchors.
+    A mean is over tasks, by ``weights``. The band is None under other weights than the study's, with which it was made; its coverage is counted at the truth's weightings that are no anchors.
     """
     known = store.get("powers") or {}
     powers = {m: dict(known[m]) for m in sorted(known, key=place)}
@@ -44,8 +44,10 @@ def sharpened(
     if not (powers or anchors or band or steps or centre):
         return None
     anchored = [m for m in previews if parted(m)[1] == "anchored"]
-    if band:
-        band = {**band, "coverage": _coverage(band, previews, truth, anchors, weights)}
+    alike = _alike(store, band, w)
+    shown = None
+    if band and alike:
+        shown = {**band, "coverage": _coverage(band, previews, truth, anchors, weights)}
     rivals = [m for m in RIVALS if m in previews]
     unit = str(store.get("unit", "score"))
     sentences = [
@@ -53,8 +55,8 @@ def sharpened(
         *of_loss(powers),
         *of_anchors(anchors),
         *of_rivals(anchored, rivals, comparison, anchors),
-        *of_left_out(store.get("left_out"), unit),
-        *of_band(band, anchors, unit),
+        *of_left_out(store.get("left_out") if alike else _left_out(store, anchors), unit),
+        *of_band(shown or band, anchors, unit, alike=alike),
         *of_centre(centre),
         *of_refined(steps),
     ]
@@ -65,7 +67,7 @@ def sharpened(
     return {
         "powers": powers,
         "anchors": anchors,
-        "band": band,
+        "band": shown,
         "pairs": pairs,
         "anchored": anchored,
         "rivals": rivals,
@@ -95,6 +97,24 @@ def _anchor(tasks: Sequence[str], w: Array, one: Mapping[str, Any]) -> dict[str,
         return float(w @ np.array([scores[task] for task in tasks]))
 
     return {**one, "mean": mean(one.get("scores")), "left_out_mean": mean(one.get("left_out"))}
+
+
+def _alike(store: Store, band: Mapping[str, Any] | None, w: Array) -> bool:
+    """Whether ``w`` are the metric weights that the facts "band" and "left_out" were made with, the study's."""
+    made = ((band or {}).get("rests_on") or {}).get("weights") or store.get("metric_weights")
+    return bool(np.allclose(metric_weights(store.tasks, made), w))
+
+
+def _left_out(store: Store, anchors: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """The fact "left_out" of the anchors' means, by whatever weights; by the scores alone it is known for the study's weights only."""
+    known = [
+        a["left_out_mean"] - a["mean"]
+        for a in anchors
+        if a["mean"] is not None and a["left_out_mean"] is not None
+    ]
+    if not known or not store.get("left_out"):
+        return {}
+    return {"anchored": float(np.sqrt(np.mean(np.square(known)))), "scores": None}
 
 
 def _pairs(powers: Mapping[str, Any], previews: Mapping[str, Preview]) -> list[list[str]]:

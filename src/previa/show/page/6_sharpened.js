@@ -44,7 +44,9 @@ const powerTable = (method, found) => {
         return chosen(family, p) ? el("span", { class: "chosen" }, loss) : loss;
       }),
     })),
-    "Less is better; boxed: chosen. p = 1 is merging without a warp. A dash: the loss was not finite.",
+    powers.length > 1
+      ? "Less is better; boxed: chosen. p = 1 is merging without a warp. A dash: the loss was not finite."
+      : `p = ${Number(powers[0])}, as the study file sets it.${losses.length > 1 ? " Less is better; boxed: the chosen family." : ""}`,
   );
 };
 
@@ -112,7 +114,7 @@ const refinedTable = () => {
   if (!steps.length) return [];
   return headed(
     "Joint training from the preview, step by step",
-    ["Weighting", ...steps.map((k) => (k ? `${k} steps` : "the preview")), "joint run"],
+    ["Weighting", ...steps.map((k) => (k ? `${k} step${k === 1 ? "" : "s"}` : "the preview")), "joint run"],
     sharper.refined.map((one) => ({
       head: one.alpha.map(weight).join(" / "),
       cells: [...steps.map((k) => score(one.means[one.steps.indexOf(k)])), score(one.true)],
