@@ -19,7 +19,7 @@ from previa.run.fit import fit
 from previa.run.joint import finetune_at
 from previa.run.joint_loss import training_losses
 from previa.run.live import live
-from previa.run.pipeline import all_methods, methods, preview
+from previa.run.pipeline import all_methods, families_of, methods, preview
 from previa.run.refine import refine
 from previa.run.work import opened
 from previa.study.file import study_from_dict
@@ -173,7 +173,55 @@ def test_nothing_is_measured_or_scored_twice(folder):
         np.testing.assert_array_equal(one.scores, again[name].scores)
 
 
+def test_blocks_of_the_mixture_are_other_families_and_other_losses(folder):
+    settings = table(methods=("simple", "mixture", "mixture_warped"))
+    settings["mixture"] = {"seeds": 2, "snapshots": 1}
+    with opened(study_from_dict(settings, folder=folder)) as work:
+        runs = fit(work)
+        preview(work, runs)
+        before = families_of(work.study, runs)
+    settings["mixture"]["blocks"] = "module"
+    with opened(study_from_dict(settings, folder=folder)) as work:
+        news, progress = heard()
+        preview(work, runs, progress=progress)
+        after = families_of(work.study, runs)
+    assert {name for name in after if after[name].digest != before[name].digest} == {"mixture"}
+    assert {"mixture", "mixture_warped", "joint loss, warped"} <= done_again(news)
+
+
+def test_sharpened_previews_that_are_no_longer_named_stay_while_their_family_does(folder):
+    settings = table(methods=("simple", "mixture", "mixture_warped"))
+    settings["mixture"] = {"seeds": 2, "snapshots": 1}
+    with opened(study_from_dict(settings, folder=folder)) as work:
+        runs = fit(work)
+        preview(work, runs)
+    settings["preview"]["methods"] = ["simple", "mixture"]
+    with opened(study_from_dict(settings, folder=folder)) as work:
+        preview(work, runs)
+        assert work.store.methods() == ("mixture", "mixture_warped", "simple")
+        assert set(work.store.get("powers")) == {"mixture_warped"}
+    settings["mixture"]["temperature"] = 5.0
+    with opened(study_from_dict(settings, folder=folder)) as work:
+        work.store.fail("warped", work.uniform, "not declared", seconds=1.0)  # of one's own
+        preview(work, runs)
+        assert work.store.methods() == ("mixture", "simple", "warped")
+        assert work.store.get("powers") == {}
+
+
 # from the centre
+
+
+def test_the_centre_rests_on_the_examples_that_choose_its_power(folder):
+    settings = table(methods=("simple", "centre"))
+    with opened(study_from_dict(settings, folder=folder)) as work:
+        runs = fit(work)
+        preview(work, runs)
+    settings["preview"]["loss_examples"] = 5
+    with opened(study_from_dict(settings, folder=folder)) as work:
+        news, progress = heard()
+        preview(work, runs, progress=progress)
+        assert {"centre", "centre, looks"} <= done_again(news)
+        assert "simple" not in done_again(news)
 
 
 @pytest.mark.parametrize(("model", "convention"), [("build", "mean"), ("normed", "mean"), ("build", "sum")])
@@ -369,6 +417,40 @@ def test_runs_in_memory_are_anchors_too(folder):
         )
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([(0.5, 0.5 - 4e-7, 4e-7)], r"memory at \(0.5, 0.5, 0\) and anchor.safetensors at \(0.5, 0.5, 0\)"),
+        (
+            [(0.1234561, 0.3765439, 0.5), (0.1234567, 0.3765433, 0.5)],
+            r"memory at \(0.1234567, 0.3765433, 0.5\) and memory at \(0.1234561, .* are at one weighting",
+        ),
+        ([(1 - 5e-7, 5e-7, 0.0)], r"memory at \(1, 0, 0\) is a corner"),
+    ],
+)  # fmt: skip
+def test_anchors_that_nearly_coincide_are_refused_by_name(folder, more, message):
+    with opened(study_from_dict(with_anchor(folder), folder=folder)) as work:
+        base = dict(work.ingredients.base)
+        with pytest.raises(AlphaError, match=message):
+            anchors_of(work, [Run(alpha, base) for alpha in more])
+
+
+def test_a_plan_says_what_is_not_used_and_what_costs_too_much(folder):
+    with opened(tiny(folder)) as work:
+        anchored_study(work, 1)
+        record = next(folder.glob("out/anchors/*.json"))
+        record.write_text("{}")
+        plan = plan_anchors(work, budget=1, steps=20)
+        assert len(plan.wanted) == 1
+        assert "is not used as an anchor" in plan.said[0]
+        assert "20 steps are more than the 8 of a joint run" in plan.said[1]
+        with pytest.raises(InputError, match="a budget of 5000 is too large"):
+            plan_anchors(work, budget=5000)
+        # those that differ by less than previews tell apart are one
+        near = [[0.1234561, 0.3765439, 0.5], [0.1234567, 0.3765433, 0.5]]
+        assert len(plan_anchors(work, alphas=near).wanted) == 1
+
+
 def moved(folder, at, other):
     """A copy of a folder whose tensors lie between two folders of one model."""
     shutil.copytree(folder / at, folder / "anchor")
@@ -537,3 +619,20 @@ def test_a_refined_preview_is_the_run_that_is_warm_started_from_it(folder):
         (one,) = refine(work, runs, [alpha], steps=(8,))
         joint = finetune_at(work, alpha, runs=runs, warm_start="warped")  # of eight steps
         np.testing.assert_allclose(one.scores[-1], list(joint.scores.values()))
+
+
+def test_refined_previews_of_another_start_are_forgotten_whatever_their_steps(folder):
+    settings, alpha, said = table(), [0.25, 0.25, 0.5], []
+    with opened(study_from_dict(settings, folder=folder)) as work:
+        runs = fit(work)
+        refine(work, runs, [alpha], steps=(2, 9), tell=said.append)
+        assert "9 steps are more than the 8 of a joint run" in said[0]
+        preview(work, runs)
+        assert {"refined_0", "refined_2", "refined_9"} <= set(work.store.methods())
+    settings["preview"]["power"] = 0.77
+    with opened(study_from_dict(settings, folder=folder)) as work:
+        refine(work, runs, [alpha], steps=(3,))
+        assert {name for name in work.store.methods() if "refined" in name} == {"refined_0", "refined_3"}
+        train_anchors(work, runs, plan_anchors(work, budget=1))
+        preview(work, runs)
+        assert not [name for name in work.store.methods() if "refined" in name]

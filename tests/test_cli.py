@@ -236,6 +236,7 @@ def test_anchors_are_announced_trained_and_reported_and_then_refined(folder, cap
     assert main(["anchors", study, "--budget", "1", *ALONE]) == 0
     said = capsys.readouterr().out
     assert "Warped weights: weights to the power" in said
+    assert "can anchor the preview" not in said
     assert "One joint run is an anchor" in said
     assert (
         main(["anchors", study, "--alpha", "0.5,0,0.5", "--from", "base", "--steps", "full", "--dry-run"])
@@ -270,6 +271,23 @@ def test_wrong_words_about_anchors_are_named(folder, capsys, words, code, messag
     write_study(folder, preview={"methods": ["simple", "anchored"]})
     assert main(words) == code
     assert message in capsys.readouterr().err
+
+
+def test_the_command_that_is_proposed_is_of_the_same_files(folder, capsys, no_figures):
+    (folder / "my study").mkdir()
+    study = write_study(folder, preview={"methods": ["simple", "anchored"]})
+    moved = study.rename(folder / "my study" / study.name)
+    (folder / f"{NAME}.py").rename(moved.with_name(f"{NAME}.py"))
+    assert main(["preview", "my study/study.toml", "--out", "my out", *ALONE]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "previa anchors 'my study/study.toml' --budget 4 --out 'my out'" in said
+
+
+def test_refine_says_wrong_steps_before_it_trains(folder, capsys):
+    write_study(folder, preview={"methods": ["simple", "anchored"]})
+    assert main(["refine", "study.toml", "--alpha", "0.5,0.5,0", "--steps", "5,3"]) == 1
+    assert "rising whole numbers" in capsys.readouterr().err
+    assert not (folder / "out/runs").exists()
 
 
 def test_anchors_that_would_serve_nothing_are_refused(folder, capsys):

@@ -83,6 +83,8 @@ def anchors(
         plan = plan_anchors(
             work, budget=budget, alphas=rows, steps=_steps(steps, found), start="base" if start == "base" else "preview"
         )  # fmt: skip
+        for sentence in plan.said:
+            paragraph(f"Note: {sentence}")
         for anchor in plan.there:
             click.echo(f"there: {show(anchor.alpha)} from {anchor.origin}")
         cost = f"{plan.steps} steps from the {plan.start}, {plan.share:.2g} of a joint run"
@@ -96,8 +98,8 @@ def anchors(
             count = workers or cores()
             runs = fit(work, workers=count, progress=progress)
             train_anchors(work, runs, plan, workers=count, progress=progress)
-            pipeline.preview(work, runs, progress=progress)
-    publish(found)
+            pipeline.preview(work, runs, workers=workers or 1, progress=progress)
+    publish(found, out)
 
 
 @click.command(short_help="A few steps of joint training from the preview.")
@@ -128,10 +130,13 @@ def refine(study: Path, out: Path | None, quiet: bool, alphas: tuple[str, ...], 
 
     found = study_at(study, out)
     rows = [alpha_of(text, found.names()).tolist() for text in alphas]
-    wanted = [_whole(part, "--steps") for part in steps.split(",")]
+    wanted = room.rising(
+        [_whole(part, "--steps") for part in steps.split(",")]
+    )  # said before anything is trained
+    said: list[str] = []
     with opened(found, study) as work, bars(quiet) as progress:
         runs = fit(work, workers=cores(), progress=progress)
-        refined = room.refine(work, runs, rows, steps=wanted, progress=progress)
+        refined = room.refine(work, runs, rows, steps=wanted, progress=progress, tell=said.append)
     weights = metric_weights(found.names(), found.metric_weights())
     width = max(len(show(one.alpha)) for one in refined)
     click.echo(f"{'weights':<{width}}  steps   score  over the preview  joint runs")
@@ -144,6 +149,8 @@ def refine(study: Path, out: Path | None, quiet: bool, alphas: tuple[str, ...], 
     paragraph(
         "Each row costs all steps up to it; the preview itself, at 0 steps, costs none. The truth is a joint run from the base."
     )
+    for sentence in said:
+        paragraph(f"Note: {sentence}")
 
 
 def _steps(text: str | None, study: Any) -> int | None:

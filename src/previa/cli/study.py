@@ -100,7 +100,7 @@ def _run(file: Path, out: Path | None, workers: int | None, quiet: bool) -> None
             previews = preview(work, runs, progress=progress)
             if study.truth.steps:
                 truth(work, more=picks(previews, study.metric_weights()), workers=count, progress=progress)
-    publish(study)
+    publish(study, out)
 
 
 @click.command(short_help="Finetune each task once; keep checkpoints and posteriors.")
@@ -142,7 +142,7 @@ def preview(study: Path, out: Path | None, workers: int | None, quiet: bool) -> 
     with opened(found, study) as work, bars(quiet) as progress:
         runs = fit(work, workers=workers or cores(), progress=progress)
         pipeline.preview(work, runs, workers=workers or 1, progress=progress)
-    publish(found)
+    publish(found, out)
 
 
 @click.command(short_help="Which weighting to use, and how sure that is.")
@@ -234,8 +234,11 @@ def _results(
         yield store, Results.of(store, method=method, weights={**weights, **given})
 
 
-def publish(study: Any) -> None:
-    """Write the outputs of a study's store, and print what they say: the table, the pick, how the preview was sharpened."""
+def publish(study: Any, out: Path | None = None) -> None:
+    """Write the outputs of a study's store, and print what they say: the table, the pick, how the preview was sharpened.
+
+    out: the option --out, for the commands that are proposed.
+    """
     from previa.show import outputs
     from previa.show.outputs import Results
     from previa.study.store import Store
@@ -243,7 +246,7 @@ def publish(study: Any) -> None:
     with Store.read(study.out / "study.db") as store:
         results = Results.of(store)
         made = outputs.publish(store, results, study.out)
-        hint = _hint(study, store)
+        hint = _hint(study, store, out)
     if results.comparison is not None:
         quality_table(results)
         click.echo()
@@ -261,17 +264,19 @@ def publish(study: Any) -> None:
     click.echo(f"Open the report: {page}")
 
 
-def _hint(study: Any, store: Any) -> str | None:
+def _hint(study: Any, store: Any, out: Path | None) -> str | None:
     """The command that anchors the preview; None where there are anchors, or nothing can be trained."""
+    from shlex import quote
+
     from previa.study.settings import ANCHORED
 
     folders = study.transformers
     previews_only = folders is not None and (folders.heads or folders.dtype != "fp32")
     if ANCHORED not in study.preview.methods or store.get("anchors") or previews_only:
         return None
-    return (
-        f"A few short joint runs can anchor the preview: previa anchors {store.get('study_file')} --budget 4"
-    )
+    there = "" if out is None else f" --out {quote(str(out))}"
+    command = f"previa anchors {quote(store.get('study_file'))} --budget 4{there}"
+    return f"A few short joint runs can anchor the preview: {command}"
 
 
 def _weights(given: Sequence[str]) -> Mapping[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +14,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from previa.core.params import Flat
-from previa.errors import AlphaError, PreviaError
+from previa.errors import AlphaError, InputError, PreviaError
 from previa.io.checkpoint import save_checkpoint
-from previa.run.anchors import Anchor, anchors_of, exact
+from previa.run.anchors import Anchor, anchors_of, exact, is_corner, near
 from previa.run.bench import Bench, bench_of
 from previa.run.executors import map_processes
 from previa.run.fit import Runs
@@ -26,7 +27,7 @@ from previa.run.sharpen import best
 from previa.run.sweep import Progress
 from previa.run.work import Work, joint_recipe
 from previa.study.design import propose
-from previa.study.simplex import check_alphas, find, show
+from previa.study.simplex import check_alphas, show
 
 SHORT = 3  # a warm-started anchor is trained for this part of the joint steps
 Start = Literal["preview", "base"]
@@ -42,6 +43,8 @@ class Plan:
     start: Start
     share: float
     """what one costs, in joint runs"""
+    said: tuple[str, ...] = ()
+    """sentences on runs that are not used as anchors, and on what costs more than it should"""
 
 
 def plan_anchors(
@@ -57,33 +60,48 @@ def plan_anchors(
     budget: so many anchors in all, those that are there included; the next ones are proposed by `design.propose`.
     alphas [n, T]: these weightings instead; one trained here before is trained again where its steps or start are other ones.
     steps: by default a third of the joint recipe's from the preview, all of them from the base.
-    Raises AlphaError for a corner or a weighting that the study brings an anchor for; InputError as propose.
+    Raises AlphaError for a corner or a weighting that the study brings an anchor for; InputError for a budget beyond what can
+    be proposed.
     """
     recipe, T = joint_recipe(work.study), len(work.study.tasks)
     whole = recipe.steps
     steps = steps or (max(1, round(whole / SHORT)) if start == "preview" else whole)
-    there, _ = anchors_of(work)
+    there, said = anchors_of(work)
+    if steps > whole:
+        said.append(
+            f"{steps} steps are more than the {whole} of a joint run of this study: a joint run costs less."
+        )
     if alphas is None:
-        more = (4 if budget is None else budget) - len(there)
-        found = propose(T, more, np.array([one.alpha for one in there])) if more > 0 else np.zeros((0, T))
-        wanted = [tuple(row.tolist()) for row in found]
+        wanted = _proposed(T, 4 if budget is None else budget, there)
     else:
         rows = np.atleast_2d(check_alphas(alphas, T, where="anchors"))
         wanted = []
         for row in rows:
             alpha = exact(row.tolist())
-            if max(alpha) == 1:
+            if is_corner(alpha):
                 raise AlphaError(
                     f"anchors: {show(alpha)} is a corner of the simplex, where a task's own run is already."
                 )
-            same = next((one for one in there if find(np.array([one.alpha]), alpha) is not None), None)
+            same = next((one for one in there if near(one.alpha, alpha)), None)
             if same is not None and same.origin not in ("preview", "base"):
                 raise AlphaError(
                     f"anchors: the study brings an anchor at {show(alpha)}, {same.origin}. Choose another weighting."
                 )
-            if alpha not in wanted and (same is None or (same.steps, same.origin) != (steps, start)):
+            alpha = alpha if same is None else same.alpha
+            known = any(near(one, alpha) for one in wanted)
+            if not known and (same is None or (same.steps, same.origin) != (steps, start)):
                 wanted.append(alpha)
-    return Plan(tuple(there), tuple(wanted), steps, start, steps / whole)
+    return Plan(tuple(there), tuple(wanted), steps, start, steps / whole, tuple(said))
+
+
+def _proposed(T: int, budget: int, there: Sequence[Anchor]) -> list[tuple[float, ...]]:
+    if budget <= len(there):
+        return []
+    try:
+        found = propose(T, budget - len(there), np.array([one.alpha for one in there]))
+    except InputError as error:
+        raise InputError(f"anchors: a budget of {budget} is too large. {error}") from error
+    return [tuple(row.tolist()) for row in found]
 
 
 def train_anchors(

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from previa.core.params import Flat
 from previa.core.runs import Run
-from previa.errors import FileError, ScoreError
+from previa.core.scheffe import SAME
+from previa.errors import AlphaError, FileError, ScoreError
 from previa.io.checkpoint import open_checkpoint
 from previa.run.bench import Bench, bench_of
 from previa.run.fit import Runs, TaskRuns
@@ -25,7 +26,7 @@ from previa.run.records import digest, read_record
 from previa.run.sweep import Progress
 from previa.run.work import Work
 from previa.study.preview import Preview
-from previa.study.simplex import SUM_SLACK, find, key, show
+from previa.study.simplex import SUM_SLACK, key, show
 
 DENOMINATOR = 60  # the largest of a weight that is taken for a fraction
 SCORED = "anchors"
@@ -61,7 +62,8 @@ class Anchor:
 def anchors_of(work: Work, more: Sequence[Run] = ()) -> tuple[list[Anchor], list[str]]:
     """Those of the study file, ``more`` and those trained earlier, each weighting once; and sentences on what is not used.
 
-    Raises FileError, InputError or ParamsError for a checkpoint that is not of the study's model and base.
+    Raises AlphaError for two at one weighting, or one at a corner, to within SAME; FileError, InputError or ParamsError for a
+    checkpoint that is not of the study's model and base.
     """
     found = [_given(work, anchor.checkpoint, anchor.alpha) for anchor in work.study.anchors]
     layout = work.ingredients.layout
@@ -69,15 +71,42 @@ def anchors_of(work: Work, more: Sequence[Run] = ()) -> tuple[list[Anchor], list
         flat = Flat.of(run.params, layout, f"anchor {show(run.alpha)}")
         found.append(Anchor(exact(run.alpha), flat, "memory"))
     said = []
+    brought = list(found)
     trained, unused = trained_anchors(work)
     for anchor in trained:
-        if any(find(np.array([one.alpha]), anchor.alpha) is not None for one in found):
+        if any(near(one.alpha, anchor.alpha) for one in brought):
             said.append(
                 f"the run trained here at {show(anchor.alpha)} is not used: the study brings an anchor there."
             )
         else:
             found.append(anchor)
+    _check_apart(found)
     return found, [*said, *unused]
+
+
+def near(alpha: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two weightings are one to previews that are anchored there."""
+    return max(abs(a - b) for a, b in zip(alpha, other, strict=True)) < SAME
+
+
+def is_corner(alpha: Sequence[float]) -> bool:
+    """Whether to such previews this weighting is one task alone."""
+    return max(alpha) > 1 - SAME
+
+
+def _check_apart(anchors: Sequence[Anchor]) -> None:
+    for r, anchor in enumerate(anchors):
+        at = f"{anchor.origin} at ({', '.join(f'{weight:.9g}' for weight in anchor.alpha)})"
+        if is_corner(anchor.alpha):
+            raise AlphaError(
+                f"anchors: {at} is a corner of the simplex, where a task's own run is already. Leave it out."
+            )
+        for other in anchors[:r]:
+            if near(other.alpha, anchor.alpha):
+                raise AlphaError(
+                    f"anchors: {at} and {other.origin} at ({', '.join(f'{weight:.9g}' for weight in other.alpha)}) are at one "
+                    "weighting. Keep one."
+                )
 
 
 def exact(alpha: Sequence[float]) -> tuple[float, ...]:

@@ -51,6 +51,7 @@ def facts_of(work: Work, families: Mapping[str, Family], family: str) -> dict[st
     return {
         "posteriors": families[family].digest, "family": family, "recentrings": RECENTRINGS,
         "labels": work.study.adamw.labels, "power": work.study.preview.power, "relative": RELATIVE,
+        "loss_examples": work.study.preview.loss_examples,
     }  # fmt: skip
 
 

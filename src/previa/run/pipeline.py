@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from itertools import chain, compress
 from typing import Any
@@ -22,8 +22,9 @@ from previa.run.centre import facts_of, family_of, from_the_centre
 from previa.run.evaluate import PreviewMethod, merged
 from previa.run.fit import REGMEAN, SQUARES, Runs
 from previa.run.records import digest
+from previa.run.resolve import importable
 from previa.run.rivals import LEFT_OUT, RIVALS, rivals
-from previa.run.sharpen import Family, Sharpened, sharpen
+from previa.run.sharpen import Family, Sharpened, best, declare_refined, refined_there, sharpen
 from previa.run.sweep import BLOCK_BYTES, Progress, sweep
 from previa.run.work import Work
 from previa.study.file import Study
@@ -46,8 +47,9 @@ def preview(
 
     anchors: joint runs beside those of the study file and those trained by `train_anchors`; with any there are anchored
     previews, at the anchors' weightings, too, and their rivals "scores" and "scores_gp".
-    What was scored with other posteriors, powers or anchors is forgotten first, and so is what the study no longer has, such
-    as subsets of the mixture. The store's fact "warnings" is for the report. Raises as sweep, anchors_of and sharpen.
+    What was scored with other posteriors, powers or anchors is forgotten, and so are subsets of the mixture that are gone. A
+    family that methods of [preview] no longer names keeps its results, and so does what is built on it while the family is the
+    same. The store's fact "warnings" is for the report. Raises as sweep, anchors_of and sharpen.
     """
     store, study = work.store, work.study
     alphas = work.alphas(study.preview.steps)
@@ -66,7 +68,11 @@ def preview(
     for name, one in sharpened.items():
         rows = beside if one.facts["anchors"] else alphas
         found[name] = _swept(work, name, one.method, one.facts, rows, workers, progress)
-    store.put("powers", {name: dict(one.power) for name, one in sharpened.items()})
+    kept = _forget_stale(work, found)
+    before = {name: one for name, one in (store.get("powers") or {}).items() if name in kept}
+    store.put("powers", before | {name: dict(one.power) for name, one in sharpened.items()})
+    if not anchors and refined_there(store):  # where anchors come from memory, `refine` does not know them
+        declare_refined(work, best(work, families, there, progress=progress))
     found |= rivals(work, runs, there, families, sharpened, beside, progress=progress)
     store.put("method", study.followed(found))
     store.put("warnings", [*runs.warnings, *warnings(work, found), *said])
@@ -101,17 +107,18 @@ def _swept(
 ) -> Preview:
     ingredients = work.ingredients
     work.store.declare(name, facts)
-    return sweep(
-        ingredients.model,
-        method,
-        ingredients.scorer,
-        alphas,
-        store=work.store,
-        name=name,
-        recalibrate=ingredients.recalibrate,
-        workers=workers,
-        progress=progress,
-    )
+    with importable(work.study.folder):  # for workers, who inherit the path
+        return sweep(
+            ingredients.model,
+            method,
+            ingredients.scorer,
+            alphas,
+            store=work.store,
+            name=name,
+            recalibrate=ingredients.recalibrate,
+            workers=workers,
+            progress=progress,
+        )
 
 
 def methods(study: Study, runs: Runs) -> dict[str, PreviewMethod]:
@@ -119,14 +126,17 @@ def methods(study: Study, runs: Runs) -> dict[str, PreviewMethod]:
 
     A subset of the mixture is a method of its own, before the whole (Study.mixtures).
     """
-    return {name: method for name, (_, method) in _posteriors(study, runs).items()}
+    return {
+        name: partial(modes, posteriors=posteriors, **options)
+        for name, (posteriors, options) in _posteriors(study, runs).items()
+    }
 
 
 def families_of(study: Study, runs: Runs) -> dict[str, Family]:
     """The same with names for what they rest on."""
     return {
-        name: Family(method, _digest(posteriors))
-        for name, (posteriors, method) in _posteriors(study, runs).items()
+        name: Family(partial(modes, posteriors=posteriors, **options), _digest(posteriors, options))
+        for name, (posteriors, options) in _posteriors(study, runs).items()
     }
 
 
@@ -199,10 +209,28 @@ def _forget_sharpened(work: Work, sharpened: Mapping[str, Sharpened]) -> None:
                 work.store.put(fact, None)
 
 
-def _posteriors(study: Study, runs: Runs) -> dict[str, tuple[list[Any], PreviewMethod]]:
-    """Per preview its posteriors, one a task, and the function that merges them."""
+def _forget_stale(work: Work, found: Collection[str]) -> set[str]:
+    """Remove sharpened previews, and that from the centre, that are not of now and whose family changed; those that stay."""
+    store, kept = work.store, set()
+    for name in store.methods():
+        facts = store.facts(name)
+        if name in (*SHARPENED, CENTRE) and name not in found and facts:
+            family = store.facts(facts.get("family", "")) or {}
+            if family.get("posteriors") == facts.get("posteriors"):
+                kept.add(name)
+            else:
+                store.declare(name, {})
+    return kept
+
+
+Posteriors = tuple[list[Any], dict[str, Any]]
+"""those of a preview, one a task, and options of `modes`"""
+
+
+def _posteriors(study: Study, runs: Runs) -> dict[str, Posteriors]:
+    """Per preview what is merged, and how."""
     tasks = list(runs.tasks.values())
-    found: dict[str, tuple[list[Any], PreviewMethod]] = {}
+    found: dict[str, Posteriors] = {}
     for name in (name for name in METHODS if name in study.families()):
         options: dict[str, Any] = {}
         if name in ("simple", "task_arithmetic"):
@@ -217,14 +245,14 @@ def _posteriors(study: Study, runs: Runs) -> dict[str, tuple[list[Any], PreviewM
         else:
             found |= _mixtures(study, runs)
             continue
-        found[name] = posteriors, partial(modes, posteriors=posteriors, **options)
+        found[name] = posteriors, options
     return found
 
 
-def _mixtures(study: Study, runs: Runs) -> dict[str, tuple[list[Any], PreviewMethod]]:
+def _mixtures(study: Study, runs: Runs) -> dict[str, Posteriors]:
     """The mixture and its subsets: of each finetuned task all seeds' snapshots after these steps, of others what they bring."""
     blocks = runs.base.layout.blocks() if study.mixture.blocks == "module" else None
-    found: dict[str, tuple[list[Any], PreviewMethod]] = {}
+    found: dict[str, Posteriors] = {}
     for name, steps in study.mixtures().items():
         chosen = [step in steps for step in study.snapshot_steps()]
         posteriors = []
@@ -232,14 +260,20 @@ def _mixtures(study: Study, runs: Runs) -> dict[str, tuple[list[Any], PreviewMet
             ivon = runs.tasks[settings.name].ivon
             own = [compress(run, chosen) for run in ivon] if settings.checkpoint is None else ivon
             posteriors.append(Mixture([*chain(*own)], temperature=study.mixture.temperature))
-        found[name] = posteriors, partial(modes, posteriors=posteriors, blocks=blocks)
+        found[name] = posteriors, {} if blocks is None else {"blocks": blocks}
     return found
 
 
-def _digest(posteriors: list[Any]) -> str:
+def _digest(posteriors: list[Any], options: Mapping[str, Any]) -> str:
+    """A name for all that a merge rests on: posteriors, and the options of `modes`."""
     members = [one for q in posteriors for one in (q.components if isinstance(q, Mixture) else [q])]
     temperatures = torch.tensor([q.temperature for q in posteriors if isinstance(q, Mixture)])
-    return digest(temperatures, *(part for member in members for part in _parts(member)))
+    parts = [part for member in members for part in _parts(member)]
+    if "prior" in options:
+        parts += _parts(options["prior"])
+    if "blocks" in options:
+        parts.append(torch.tensor(options["blocks"]))
+    return digest(temperatures, *parts)
 
 
 def _parts(q: Any) -> list[torch.Tensor]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,13 +19,12 @@ from previa.run.fit import Runs
 from previa.run.live import running_statistics, trainable
 from previa.run.own_scores import scored_run
 from previa.run.pipeline import families_of, previewed
-from previa.run.sharpen import best
+from previa.run.sharpen import REFINED, best, declare_refined
 from previa.run.sweep import Progress
 from previa.run.work import Work, joint_recipe
 from previa.study.simplex import check_alphas, show
 
 STEPS = (10, 25, 50)
-REFINED = "refined"
 
 
 @dataclass(frozen=True)
@@ -52,28 +51,32 @@ def refine(
     *,
     steps: Sequence[int] = STEPS,
     progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> list[Refined]:
     """Score each weighting of alphas [n, T] after 0 and each of ``steps`` of joint training from its best preview.
 
     One run a weighting, of the most steps, looked at on its way: the cost is that of the longest. It starts from the
     anchored preview with the least joint loss, the warped one where there are no anchors. The scores after k steps are the
-    store's method "refined_<k>", with stats {"steps": k}; what is there is not trained again.
+    store's method "refined_<k>", with stats {"steps": k}; what is there is not trained again, and what other previews, anchors
+    or recipes began is forgotten, whatever its steps. tell: for sentences on anchors that are not used, and on steps beyond a joint run.
     Raises InputError for steps that are no rising positive numbers, AlphaError, StudyError, NotFiniteError, ScoreError.
     """
-    wanted = tuple(int(k) for k in steps)
-    if not wanted or wanted[0] < 1 or list(wanted) != sorted(set(wanted)):
-        raise InputError(
-            f"refine: steps should be rising whole numbers from 1 up, such as 10,25,50. Found {list(steps)}."
-        )
+    wanted = rising(steps)
     rows = np.atleast_2d(check_alphas(alphas, len(work.study.tasks), where="refine"))
     if work.ingredients.folders is not None:
         work.ingredients.folders.check_start(from_preview=True)
-    there, _ = anchors_of(work)
+    there, said = anchors_of(work)
+    whole = joint_recipe(work.study).steps
+    if wanted[-1] > whole:
+        said.append(
+            f"{wanted[-1]} steps are more than the {whole} of a joint run of this study: a joint run costs less."
+        )
+    if tell is not None:
+        for sentence in said:
+            tell(sentence)
     start = best(work, families_of(work.study, runs), there, progress=progress)
-    bench, recipe = bench_of(work.ingredients), joint_recipe(work.study)
-    of_recipe = {name: value for name, value in asdict(recipe).items() if name != "steps"}
-    for k in (0, *wanted):
-        work.store.declare(f"{REFINED}_{k}", {**start.facts, "base": bench.digest, "recipe": of_recipe})
+    bench = bench_of(work.ingredients)
+    declare_refined(work, start, (0, *wanted))
     found = []
     for number, alpha in enumerate(rows):
         missing = [k for k in (0, *wanted) if len(work.store.missing(f"{REFINED}_{k}", [alpha]))]
@@ -82,9 +85,19 @@ def refine(
         if progress is not None:
             progress(REFINED, number + 1, len(rows))
         scores = np.concatenate([work.store.preview(f"{REFINED}_{k}").at(alpha).scores for k in (0, *wanted)])
-        shares = tuple(k / recipe.steps for k in (0, *wanted))
+        shares = tuple(k / whole for k in (0, *wanted))
         found.append(Refined(tuple(alpha.tolist()), (0, *wanted), scores, shares))
     return found
+
+
+def rising(steps: Sequence[int]) -> tuple[int, ...]:
+    """The steps after which `refine` looks. Raises InputError unless they are rising whole numbers from 1 up."""
+    wanted = tuple(int(k) for k in steps)
+    if not wanted or wanted[0] < 1 or list(wanted) != sorted(set(wanted)):
+        raise InputError(
+            f"refine: steps should be rising whole numbers from 1 up, such as 10,25,50. Found {list(steps)}."
+        )
+    return wanted
 
 
 def _refine(work: Work, bench: Bench, begin: Flat, alpha: NDArray[np.float64], steps: Sequence[int]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -14,13 +14,17 @@ from previa.core.anchored import anchored
 from previa.core.warp import Method, warped
 from previa.errors import InputError
 from previa.run.anchors import Anchor
+from previa.run.bench import bench_of
 from previa.run.fit import SQUARES
 from previa.run.joint_loss import training_losses
 from previa.run.powers import POWERS, choose_power
 from previa.run.sweep import Progress
-from previa.run.work import Work
+from previa.run.work import Work, joint_recipe
 from previa.study.settings import ANCHORED, WARPED
 from previa.study.simplex import probes
+from previa.study.store import Store
+
+REFINED = "refined"
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,24 @@ def best(
     """The sharpened preview with the least joint loss, whether or not the study previews it: what joint runs start from."""
     every, kind = candidates(work, families), ANCHORED if anchors else WARPED
     return _chosen(work, joint_losses(work, kind, every, anchors, progress=progress), families, anchors)
+
+
+def refined_there(store: Store) -> list[str]:
+    """The methods "refined_<k>" that the store has declared."""
+    return [
+        name
+        for name in store.methods()
+        if name.rpartition("_")[0] == REFINED and name.rpartition("_")[2].isdecimal() and store.facts(name)
+    ]
+
+
+def declare_refined(work: Work, start: Sharpened, steps: Sequence[int] = ()) -> None:
+    """Say what refined previews rest on, of these steps and of all that are there: one curve has one start and one recipe."""
+    recipe = asdict(joint_recipe(work.study))
+    of_recipe = {name: value for name, value in recipe.items() if name != "steps"}
+    facts = {**start.facts, "base": bench_of(work.ingredients).digest, "recipe": of_recipe}
+    for name in (*refined_there(work.store), *(f"{REFINED}_{k}" for k in steps)):
+        work.store.declare(name, facts)
 
 
 Losses = dict[str, dict[float, float]]

@@ -94,8 +94,8 @@ def propose(T: int, budget: int, done: ArrayLike = (), *, p: float = POWER) -> A
         known = np.concatenate([runs, found])
         if steps > 3 and comb(steps + T - 1, T - 1) > POINTS:
             raise InputError(
-                f"propose: there are {len(found)} weightings to choose from for {T} tasks, beside the {len(runs)} done. "
-                f"Found a budget of {budget}."
+                f"propose: {budget} more runs are wanted of {T} tasks, but there are {len(found)} weightings to choose from, "
+                f"beside the {len(runs)} done."
             )
         candidates = _candidates(T, steps, known)
         order = _greedy(candidates, known, p, budget - len(found))
