@@ -173,6 +173,29 @@ def test_committed_results_say_where_they_come_from_and_name_no_machine(path):
     assert facts["command"].startswith("python experiments/")
     if path.stem.startswith("table") or path.stem == "fronts":
         assert all(row.keys() == facts["rows"][0].keys() for row in facts["rows"])
+    elif path.stem == "beyond_centre":  # rows of beyond.json's studies and seeds
+        assert {row["study"] for row in facts["rows"]} <= {
+            "digits",
+            "mnist_imbalanced",
+            "mnist_balanced",
+            "cifar",
+        }
+        assert all(
+            (row["method"] and row.keys() >= {"seed", "reason", "passes"}) or "joint_runs" in row
+            for row in facts["rows"]
+        )
+    elif "studies" in facts:  # quality against cost
+        assert facts.keys() >= {"machine", "scale"}
+        assert facts["scale"] != "tiny"
+        for study in facts["studies"].values():
+            assert len(study["seeds"]) >= 3
+            assert study["methods"].keys() >= {"joint", "simple", "warped"}
+            simple = study["methods"]["simple"]["mse"]
+            for method in study["methods"].values():
+                assert method["cost"] >= method["training"] >= 0  # evaluations are in the cost, too
+            assert study["targets"]["full"]["mse_of_simple"] == pytest.approx(
+                study["methods"]["anchored_full_4"]["mse"] / simple, rel=1e-3
+            )
     elif "mean" in facts:  # over seeds
         assert facts.keys() >= {"machine", "seconds", "mean"}
         assert len(facts["seeds"]) == int(facts["command"].split()[-1])
