@@ -51,6 +51,7 @@ def anchored(method: Method, anchors: Sequence[Run], *, p: float = 1.0) -> Metho
     del found
 
     def preview(alphas: Tensor) -> Modes:
+        """m(w) + sum_r b_r(w) (theta_r - m(w_r)) at alphas [A, T]."""
         w = _weights(alphas, p, T, "alphas")
         merged = method(w)
         theta = torch.addmm(merged.params.vector, cardinals(w, at).to(residuals), residuals)

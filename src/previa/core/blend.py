@@ -31,6 +31,7 @@ def blended(corners: Method, middle: Method, *, p: float = 1.0) -> Method:
     warp([1.0], p)  # a wrong p is said now
 
     def preview(alphas: Tensor) -> Modes:
+        """The blend at alphas [A, T]."""
         w = warp(alphas, p)
         outer, inner = corners(w), middle(alphas)
         if outer.params.layout != inner.params.layout:

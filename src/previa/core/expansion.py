@@ -21,7 +21,7 @@ from previa.core.posterior import Posterior, Products
 from previa.errors import InputError
 
 HELD = 1 << 25  # float64 numbers of merged matrices and of systems held at a time: 256 MB
-TOLERANCE = 1e-8  # of conjugate gradients: steps add up over re-centrings
+TOLERANCE = 1e-8  # of the residual, relative to that of no step: smaller than usual, as steps add up over re-centrings
 
 
 @final

@@ -16,7 +16,7 @@ from previa.core.params import Flat, Layout, Params
 from previa.core.posterior import Products
 from previa.errors import NotFiniteError, ParamsError, PrecisionError
 
-ALIKE = 1e-9  # diagonals that differ by less share a preconditioner
+ALIKE = 1e-9  # of each entry: diagonals that differ by less share a preconditioner
 
 
 @final

@@ -17,8 +17,8 @@ ORDER = 3  # blends of up to so many tasks have a term
 # 2, 4 and 7 anchors anywhere (tests/test_scheffe.py) squared errors are 1.1, 0.7 and 0.5 of those without anchors, 1.8 at
 # worst; where every term counts that is identified at all, 1.2, 18 and 1.4, and over 4000 at worst.
 RANK = 0.49
-EXACT = 1e-9  # what rounding leaves of a polynomial that goes through every anchor
-SAME = 1e-6  # weightings that differ by less are one: they often come as text of six digits
+EXACT = 1e-9  # of 1, a cardinal at its own anchor: what rounding leaves of a polynomial that goes through every anchor
+SAME = 1e-6  # of the sum of weights, 1: weightings that differ by less are one, as they often come as text of six digits
 WIDTH = 1.0  # of the rest's kernel, in sqrt(w): the distance between the middles of two edges
 
 

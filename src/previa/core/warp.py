@@ -11,7 +11,7 @@ from previa.core.merge import Alphas
 from previa.core.modes import Modes
 from previa.errors import AlphaError, InputError
 
-DUST = 1e-9  # as many digits as weightings are told apart by: 1 - 0.9 - 0.1 is -3e-17, and its power would be a task's weight
+DUST = 1e-9  # of the largest weight: as many digits as weightings are told apart by: 1 - 0.9 - 0.1 is -3e-17, and its power would be a task's weight
 Method = Callable[[Tensor], Modes]
 """alphas [A, T] -> preview parameters [A, P]"""
 

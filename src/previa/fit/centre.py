@@ -68,7 +68,8 @@ class Centre:
     def passes(self) -> float:
         """The cost in training passes over the data of the looks: a forward pass is a third of one with its backward pass.
 
-        Exact where ``losses`` goes over the same data; Expected labels need a backward pass for each class, not counted here.
+        Exact where ``look`` takes gradient and curvature in one pass and ``losses`` goes over the same data; Expected labels need a
+        backward pass for each class, not counted here.
         """
         return self.looks + self.evaluations / 3
 

@@ -70,34 +70,37 @@ def from_the_centre(work: Work, family: Family, *, progress: Progress | None = N
     started, study, ingredients = time.perf_counter(), work.study, work.ingredients
     T, largest = len(study.tasks), max(ingredients.sizes.values())
     losses = training_losses(ingredients, largest)
-    done = [0]
+    passes: list[int] = []  # over all training data, forward and backward, of each look
 
     def look(c: Flat) -> list[Expansion]:
-        seen = _look(work, c)
-        done[0] += 1
+        seen, took = _look(work, c)
+        passes.append(took)
         if progress is not None:
-            progress("centre, looks", done[0], RECENTRINGS + 1)
+            progress("centre, looks", len(passes), RECENTRINGS + 1)
         return seen
 
     found = from_centre(
         family.method, look, partial(_measured, work, losses), probes(T).tolist(), recentrings=RECENTRINGS
     )
-    p = study.preview.power
+    p, forward = study.preview.power, float(found.evaluations)
     if not isinstance(p, float):
-        p = choose_power(
+        few = training_losses(ingredients, study.preview.loss_examples)
+        chosen = choose_power(
             ingredients.model,
             {"centre": lambda q: blended(family.method, found.preview, p=q)},
-            training_losses(ingredients, study.preview.loss_examples),
+            few,
             probes(T),
             tasks=study.names(),
             recalibrate=ingredients.recalibrate,
-        ).p
+        )
+        p = chosen.p
+        forward += chosen.evaluations * sum(few.counts.values()) / sum(losses.counts.values())
     work.store.add_seconds("centre", time.perf_counter() - started)
     work.store.put(
         "centre",
         {
             "p": p, "damping": min(found.damping, 1e300), "reason": found.reason, "losses": list(found.losses),
-            "looks": found.looks, "evaluations": found.evaluations, "passes": found.passes,
+            "looks": found.looks, "evaluations": found.evaluations, "passes": sum(passes) + forward / 3,  # a forward pass is a third of one with its backward pass
         },
     )  # fmt: skip
     return Seen(blended(family.method, found.preview, p=p), p, found)
@@ -114,8 +117,8 @@ def _measured(work: Work, losses: TrainingLosses, theta: Flat) -> Tensor:
     return torch.tensor([found[task] for task in work.study.names()], dtype=torch.float64)
 
 
-def _look(work: Work, c: Flat) -> list[Expansion]:
-    """Every task's gradient and curvature at c, of its mean or summed loss as the study's convention says."""
+def _look(work: Work, c: Flat) -> tuple[list[Expansion], int]:
+    """Every task's gradient and curvature at c, of its mean or summed loss as the study's convention says; passes over the data."""
     ingredients = work.ingredients
     gradients, factors, rest = [], [], []
     for task in work.study.names():
@@ -140,4 +143,4 @@ def _look(work: Work, c: Flat) -> list[Expansion]:
         curvature = [
             Kronecker(wide, one, None if hs is None else hs[t], delta) for t, one in enumerate(factors)
         ]
-    return [Expansion(q, g) for q, g in zip(curvature, gradients, strict=True)]
+    return [Expansion(q, g) for q, g in zip(curvature, gradients, strict=True)], 3 if rest else 2

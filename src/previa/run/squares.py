@@ -62,6 +62,7 @@ def standing_at(ingredients: Ingredients, task: str, at: Flat) -> Iterator[Itera
 
 
 def labels_of(ingredients: Ingredients, task: str) -> Labels:
+    """Whose labels squared gradients of this task are taken with, as [adamw] says. Raises StudyError where its loss has none."""
     study, mode = ingredients.study, ingredients.study.adamw.labels
     draws = generator(seed_of(study), "labels", task)
     if ingredients.folders is not None:

@@ -14,6 +14,7 @@ COVERED, STRUCK, CROSSED, FAR, SIDE = 1e3, 60.0, 25.0, 1.0, 1.5
 AIR = 0.7  # points that names keep free around them
 LEAD = 8  # points: a name further from its mark gets a leader, a line to it
 KEPT = 56  # places of each name that are tried together, those cheapest alone
+TIE = 1e-9  # of the cost of one overlap, which is some units: places that differ by less are equally good
 STARTS, SWEEPS = 24, 8
 
 
@@ -51,7 +52,7 @@ def arranged(points: Array, sizes: Array, scene: Scene) -> Array:
             if (chosen == before).all():
                 break
         total = own[chosen].sum() + between[np.ix_(chosen, chosen)].sum() / 2
-        if total < least - 1e-9:  # of equals the first
+        if total < least - TIE:  # of equals the first
             best, least = chosen, total
     return np.asarray(places[best])
 

@@ -76,6 +76,7 @@ def _unseen(powers: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def of_anchors(anchors: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How many joint runs the preview goes through, where they began, and what they cost; nothing without any."""
     if not anchors:
         return []
     n, spent = len(anchors), [float(a["share"]) for a in anchors if a.get("share") is not None]

@@ -121,6 +121,7 @@ class _Fit:
 
     @classmethod
     def of(cls, alphas: Array, scores: Array, length: float) -> "_Fit":
+        """The kernel of this length at alphas [n, T], diagonal in the contrasts that no common level moves."""
         K = matern(alphas, alphas, length)
         n = len(K)
         Q = np.linalg.qr(np.column_stack([np.ones(n), np.eye(n)[:, : n - 1]]))[0][:, 1:]
