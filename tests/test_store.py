@@ -493,3 +493,18 @@ def test_a_lock_that_stays_is_named(store, monkeypatch):
     with pytest.raises(StoreError, match="another process has kept this store locked"):
         opened(store.path)
     other.close()
+
+
+def test_methods_may_have_been_scored_on_other_items(tmp_path):
+    with Store.open(tmp_path / "study.db", tasks=("a", "b"), convention="mean", fingerprint={}) as store:
+        store.record("whole", [0.5, 0.5], {"a": np.ones(6), "b": np.zeros(5)}, seconds=0)
+        store.record("first_items", [0.5, 0.5], {"a": np.ones(3), "b": np.zeros(2)}, seconds=0)
+        store.record("given", [0.5, 0.5], {"a": 0.25, "b": 0.75}, seconds=0)
+        assert [i.shape for i in store.preview("whole").items] == [(1, 6), (1, 5)]
+        assert [i.shape for i in store.preview("first_items").items] == [(1, 3), (1, 2)]
+        assert store.preview("given").items == (None, None)
+        with pytest.raises(InputError, match="found 4 scores of test items, but earlier weightings have 6"):
+            store.record("whole", [1, 0], {"a": np.ones(4), "b": np.zeros(5)}, seconds=0)
+        store.declare("whole", {"other": True})  # forgets what was scored, and on how many items
+        store.record("whole", [1, 0], {"a": np.ones(4), "b": np.zeros(5)}, seconds=0)
+        assert [i.shape for i in store.preview("whole").items] == [(1, 4), (1, 5)]

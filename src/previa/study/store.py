@@ -106,21 +106,22 @@ class Store:
         """Keep the scores of one weighting, in place of any that it had; safe from a kill when this returns.
 
         scores: each task's, higher is better, a number or one for each test item [N_t]. Raises NotFiniteError, ScoreError
-        or InputError naming method, alpha and task; InputError also when N_t is not what it was before.
+        or InputError naming method, alpha and task; InputError also when N_t is not that of the method's other weightings.
         """
         row = self._weighting(method, alpha, None, seconds, stats)
         where = f"{method} at {simplex.show(alpha)}"
         values = _items.checked(scores, self.tasks, where=where)
+        counts = [0 if items is None else len(items) for _, items in values]
         with self._change() as db:
-            for t, (_, items) in enumerate(values):
-                n = 0 if items is None else len(items)
-                (before,) = db.execute("SELECT items FROM task WHERE position = ?", (t,)).fetchone()
-                if before not in (None, n):
+            before = _counts(db, method)
+            for task, n, had in zip(self.tasks, counts, before or counts, strict=True):
+                if n != had:
                     raise InputError(
-                        f"{where}, task {self.tasks[t]!r}: found {n or 'no'} scores of test items, but earlier "
-                        f"weightings have {before or 'none'}. If the test data changed, give the study another folder."
+                        f"{where}, task {task!r}: found {n or 'no'} scores of test items, but earlier weightings have "
+                        f"{had or 'none'}. If the test data changed, give the study another folder."
                     )
-                db.execute("UPDATE task SET items = ? WHERE position = ?", (n, t))
+            if before is None:
+                db.execute("INSERT OR REPLACE INTO fact VALUES ('items', ?, ?)", (method, json.dumps(counts)))
             number = _replace(db, row)
             cells = [(number, t, s, None if i is None else _items.pack(i)) for t, (s, i) in enumerate(values)]
             db.executemany("INSERT INTO score VALUES (?, ?, ?, ?)", cells)
@@ -153,7 +154,6 @@ class Store:
                 return 0
             removed = db.execute("DELETE FROM weighting WHERE method = ?", (method,)).rowcount
             db.execute("INSERT OR REPLACE INTO fact VALUES ('method', ?, ?)", (method, new))
-            db.execute("UPDATE task SET items = NULL WHERE NOT EXISTS (SELECT 1 FROM score)")
         return removed
 
     def facts(self, method: str) -> Any:
@@ -174,7 +174,8 @@ class Store:
                 "SELECT weighting, task, score, items FROM score JOIN weighting ON id = weighting WHERE method = ?",
                 method,
             )
-            counts = [n for (n,) in self._rows("SELECT items FROM task ORDER BY position")]
+            with _database.guard(self.path):
+                counts = _counts(self._connection, method) or []
         if not rows:
             raise InputError(
                 f"{self.path}: nothing is recorded of {method!r}, only of {list(self.methods())}."
@@ -182,7 +183,7 @@ class Store:
         provenance = {**self.provenance, "method": method, "facts": self.facts(method)}
         provenance["convention"] = self.convention
         with _database.guard(self.path):
-            return _items.assembled(self.tasks, counts, rows, cells, provenance)
+            return _items.assembled(self.tasks, counts or [0] * len(self.tasks), rows, cells, provenance)
 
     def add_seconds(self, name: str, seconds: float) -> None:
         """Add to the cost of a piece of work that is not a weighting, as "finetune/ivon"."""
@@ -249,3 +250,15 @@ def _replace(db: sqlite3.Connection, row: tuple[object, ...]) -> int | None:
     db.execute("DELETE FROM weighting WHERE method = ? AND key = ?", row[:2])
     insert = "INSERT INTO weighting (method, key, alpha, message, seconds, stats) VALUES (?, ?, ?, ?, ?, ?)"
     return db.execute(insert, row).lastrowid
+
+
+def _counts(db: sqlite3.Connection, method: str) -> list[int] | None:
+    """How many test items each task of a method has scores of, 0: only their mean; None where none is scored yet."""
+    scored = "SELECT 1 FROM weighting WHERE method = ? AND message IS NULL LIMIT 1"
+    if db.execute(scored, (method,)).fetchone() is None:
+        return None
+    known = db.execute("SELECT value FROM fact WHERE kind = 'items' AND name = ?", (method,)).fetchone()
+    if known is not None:
+        return [int(n) for n in json.loads(known[0])]
+    older = db.execute("SELECT items FROM task ORDER BY position").fetchall()  # one number for all methods
+    return [int(n or 0) for (n,) in older]
