@@ -1,6 +1,7 @@
 """The SQLite file under a store: its tables, how it is opened, and every failure of it as one sentence."""
 
 import sqlite3
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ def connect(path: Path, *, write: bool) -> sqlite3.Connection:
         try:
             connection.execute("PRAGMA foreign_keys = ON")
             if write and _empty(connection):
-                connection.execute("PRAGMA journal_mode = WAL")
+                _write_ahead(connection)
                 with transaction(connection):
                     if _empty(connection):  # still: another process may have been first
                         for statement in TABLES.split(";\n"):
@@ -81,6 +82,19 @@ def _opened(path: Path, *, write: bool) -> sqlite3.Connection:
             ) from error
         # All is in the file itself, but SQLite may not put its lock file beside it: nobody can be writing.
         return sqlite3.connect(f"{uri}?mode=ro&immutable=1", uri=True, isolation_level=None)
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """The journal mode of the store. SQLite does not wait for another process's lock here, so this does."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if _name(error) != "BUSY" or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def _empty(connection: sqlite3.Connection) -> bool:
