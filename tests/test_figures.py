@@ -13,6 +13,7 @@ from previa.show._level import level
 from previa.show._look import MAP, Landscape, averaged, figure, landscapes, levels, plain
 from previa.show._scale import graded
 from previa.show.ternary import filled, scale
+from previa.study.preference import Preference
 from synthetic_previews import made_up, study
 
 PICTURES = [contours, histograms, per_task]
@@ -162,11 +163,21 @@ def test_ties_go_to_the_weighting_nearest_to_uniform_then_to_the_first():
 
 def test_metric_weights_move_the_drawn_mean():
     truth, previews = study(TASKS[3], steps=4, truth_steps=4)
-    weights = {TASKS[3][0]: 1, TASKS[3][1]: 0, TASKS[3][2]: 0}
-    tasks, lands = landscapes(truth, previews, weights)
+    preference = Preference(weights={TASKS[3][0]: 1, TASKS[3][1]: 0, TASKS[3][2]: 0})
+    tasks, lands = landscapes(truth, previews, preference)
     assert tasks == TASKS[3]
     np.testing.assert_array_equal(lands["joint"].mean, truth.scores[:, 0])
-    assert averaged("accuracy", weights).startswith("weighted mean")
+    assert averaged("accuracy", preference).startswith("weighted mean")
+    assert averaged("accuracy") == "mean over tasks (accuracy)"
+
+
+def test_a_pick_keeps_the_floors_or_misses_them_least():
+    truth, previews = study(TASKS[3], steps=4, truth_steps=4)
+    best = truth.scores[:, 1].max()
+    _, lands = landscapes(truth, previews, Preference(floors={TASKS[3][1]: best}))
+    assert truth.scores[lands["joint"].pick, 1] == best
+    _, lands = landscapes(truth, previews, Preference(floors={TASKS[3][1]: best + 1}))
+    assert truth.scores[lands["joint"].pick, 1] == best
 
 
 @pytest.mark.parametrize("draw", PICTURES)

@@ -12,6 +12,7 @@ from previa.cli import main
 from previa.errors import FileError, StoreError
 from previa.show.outputs import Results, publish
 from previa.show.results import _twins
+from previa.study.preference import Preference
 from previa.study.simplex import grid, uniform
 from previa.study.store import Store
 
@@ -153,7 +154,7 @@ def test_metric_weights_decide_what_is_best(tmp_path):
         previews = store.preview("ivon_hessian")
         for t, task in enumerate(TASKS):
             alone = {other: float(other == task) for other in TASKS}
-            found = Results.of(store, weights=alone)
+            found = Results.of(store, preference=Preference(weights=alone))
             assert found.recommendation.score == previews.scores[:, t].max()
             assert np.argmax(found.recommendation.alpha) == t
             assert found.summary["methods"]["simple"]["pick"] == list(found.recommendation.alpha)
@@ -162,7 +163,7 @@ def test_metric_weights_decide_what_is_best(tmp_path):
 def test_the_studys_own_metric_weights_count_and_only_those_that_are_named_change(tmp_path, no_figures):
     with fill(tmp_path / "study.db", a=0.0, b=0.0) as store:
         assert np.argmax(Results.of(store).recommendation.alpha) == 2
-        changed = Results.of(store, weights={"a": 9.0})
+        changed = Results.of(store, preference=Preference(weights={"a": 9.0}))
         assert changed.weights == {"a": 9.0, "b": 0.0, "c": 1.0}
         assert np.argmax(changed.recommendation.alpha) == 0
         publish(store, changed, tmp_path / "new" / "folder")

@@ -13,6 +13,7 @@ from previa.show._methods import finetunings, parted, place
 from previa.show._sharp_words import of_rivals
 from previa.show.outputs import Results, publish
 from previa.show.sharpened import drawn
+from previa.study.preference import Preference
 from sharpened_study import ITEMS, OFF, anchors_of, sharpened_store
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -155,11 +156,11 @@ def test_other_metric_weights_than_the_studys_have_no_band_and_their_own_left_ou
     with sharpened_store(tmp_path / "s.db") as store:
         store.put("left_out", {"anchored": 0.008, "scores": 0.021})
         store.put("band", {**store.get("band"), "rests_on": {"weights": dict.fromkeys("abc", 1.0)}})
-        same = Results.of(store, weights=even).summary["sharpened"]
+        same = Results.of(store, preference=Preference(weights=even)).summary["sharpened"]
         assert same["band"]["half_width"] == 0.013
         assert "to 0.8 points" in said(same, start)
 
-        results = Results.of(store, weights={"a": 1.0, "b": 0.0, "c": 0.0})
+        results = Results.of(store, preference=Preference(weights={"a": 1.0, "b": 0.0, "c": 0.0}))
         other = results.summary["sharpened"]
         assert other["band"] is None
         assert drawn(other)[1] == {}
@@ -171,7 +172,7 @@ def test_other_metric_weights_than_the_studys_have_no_band_and_their_own_left_ou
         assert "to 0.8 points" not in (tmp_path / "report.html").read_text()
 
         store.put("anchors", [{**one, "left_out": None} for one in store.get("anchors")])
-        other = Results.of(store, weights={"a": 3.0}).summary["sharpened"]
+        other = Results.of(store, preference=Preference(weights={"a": 3.0})).summary["sharpened"]
         assert not [s for s in other["sentences"] if s.startswith(start)]
 
 

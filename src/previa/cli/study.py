@@ -218,6 +218,7 @@ def _results(
     """
     from previa.show.outputs import Results
     from previa.study.file import read_study
+    from previa.study.preference import Preference
     from previa.study.store import Store
 
     given = _weights(metric_weight)
@@ -231,7 +232,7 @@ def _results(
             own = study.recommend.method
             if method is None and own in store.methods() and store.preview(own).ok.any():
                 method = own
-        yield store, Results.of(store, method=method, weights={**weights, **given})
+        yield store, Results.of(store, method=method, preference=Preference(weights={**weights, **given}))
 
 
 def publish(study: Any, out: Path | None = None) -> None:

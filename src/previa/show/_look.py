@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from previa.errors import FileError, InputError, MissingExtraError
 from previa.show._methods import parted
+from previa.study.preference import Preference
 from previa.study.quality import ranking
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ MAP = "viridis"  # perceptually uniform, and ordered by lightness alone, so that
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1)), (0, (8, 2)))
 PIXELS_PER_INCH = 140
+PLAIN = Preference()  # the plain mean
 
 
 def label(method: str) -> str:
@@ -91,22 +93,28 @@ def plain(text: str, *, width: int = 18, lines: int = 2) -> str:
 
 @dataclass(frozen=True)
 class Landscape:
-    """What is drawn of one method: alphas [A, T], scores [A, T], their (weighted) mean over tasks [A], what they took."""
+    """What is drawn of one method: alphas [A, T], scores [A, T], their value [A] under a preference, what they took.
+
+    short [A]: by how much floors are missed, None where there are none.
+    """
 
     alphas: Array
     scores: Array
     mean: Array
     seconds: float
+    short: Array | None = None
 
     @property
     def pick(self) -> int | None:
-        """The row of the best mean, as `compare` and `recommend` pick it; None if all failed."""
+        """The row of the best value, as `compare` and `recommend` pick it; None if all failed."""
         good = np.flatnonzero(np.isfinite(self.mean))
+        if self.short is not None and good.size:  # those that keep the floors, or miss them least
+            good = good[self.short[good] <= self.short[good].min()]
         return int(good[ranking(self.mean[good], self.alphas[good])[0]]) if good.size else None
 
 
 def landscapes(
-    truth: "Preview | None", previews: Mapping[str, "Preview"], weights: Mapping[str, float] | None = None
+    truth: "Preview | None", previews: Mapping[str, "Preview"], preference: Preference = PLAIN
 ) -> tuple[tuple[str, ...], dict[str, Landscape]]:
     """The tasks, and what there is to draw by method, the truth first as "joint"; what has no weightings is left out.
 
@@ -128,13 +136,19 @@ def landscapes(
     if len(tasks) < 2:
         raise InputError(f"a picture of weightings needs at least two tasks. Found {list(tasks)}.")
     return tasks, {
-        m: Landscape(p.alphas, p.scores, p.weighted(weights), p.seconds) for m, p in everything.items()
-    }
+        m: Landscape(
+            p.alphas, p.scores, preference.value(p.scores, tasks), p.seconds,
+            preference.shortfall(p.scores, tasks) if preference.floors else None,
+        )
+        for m, p in everything.items()
+    }  # fmt: skip
 
 
-def averaged(unit: str, weights: Mapping[str, float] | None) -> str:
+def averaged(unit: str, preference: Preference = PLAIN) -> str:
     """What the numbers of a picture are, for its axis."""
-    return f"{'weighted mean' if weights else 'mean'} over tasks ({unit})"
+    uneven = any(weight != 1 for weight in preference.weights.values())
+    what = "worst task" if preference.worst else f"{'weighted mean' if uneven else 'mean'} over tasks"
+    return f"{what} ({unit}{', relative to its own expert' if preference.relative_to else ''})"
 
 
 def levels(scores: Array, *, steps: int = 20) -> Array:

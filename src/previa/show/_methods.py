@@ -12,6 +12,8 @@ RUNS = (
     "anchors",
     "left_out",
 )  # scores of anchors themselves, and of what the other runs preview there: no maps
+GIVEN = f"{TRUTH}_given"  # scores of joint runs that were brought as a table: numbers, no items
+FIRST = r".+_first_\d+"  # scores on a part of the test items: no preview of its own
 STEPS = r"refined_\d+"  # scores after so many steps of joint training from the preview, at single weightings: no map
 ORDER = (
     "simple", "task_arithmetic", "squared_gradients", "regmean", "ivon_hessian", "mixture", "centre", "scores", "scores_gp",
@@ -61,7 +63,8 @@ def finetunings(method: str, powers: Mapping[str, Any] | None = None) -> tuple[s
 
 def is_map(method: str) -> bool:
     """Whether what a store holds under this name is a preview of many weightings."""
-    return method not in (TRUTH, *RUNS) and not method.startswith(WARM) and not re.fullmatch(STEPS, method)
+    named = method in (TRUTH, GIVEN, *RUNS) or method.startswith(WARM)
+    return not (named or re.fullmatch(STEPS, method) or re.fullmatch(FIRST, method))
 
 
 def parted(method: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from previa.show._look import (
     INK,
     MAP,
     MUTED,
+    PLAIN,
     Array,
     Landscape,
     averaged,
@@ -24,6 +25,7 @@ from previa.show._look import (
 from previa.show._scale import graded
 from previa.show.curves import curves, profiles
 from previa.show.ternary import Scale, filled, frame, mark, scale
+from previa.study.preference import Preference
 
 if TYPE_CHECKING:
     from previa.study.preview import Preview
@@ -41,19 +43,19 @@ def contours(
     *,
     title: str = "",
     unit: str = "score",
-    weights: Mapping[str, float] | None = None,
+    preference: Preference = PLAIN,
     anchors: Mapping[str, Array] | None = None,
     band: Mapping[str, float] | None = None,
 ) -> None:
     """Draw the mean score over tasks of every weighting, the truth beside each preview, to a PNG file.
 
     Three tasks: filled triangles on one colour scale. Two: curves. Four or more: for each task, the best score that is
-    reachable at each of its weights. title: the study's name; unit: the score's ("accuracy"); weights: how much each task
-    counts in the mean. anchors: by method the weightings [n, T] of its joint runs, marked on triangles and curves; band: by method
+    reachable at each of its weights. title: the study's name; unit: the score's ("accuracy"); preference: what the scores are
+    worth together. anchors: by method the weightings [n, T] of its joint runs, marked on triangles and curves; band: by method
     half the width of the error band around its mean score, drawn for two tasks. Raises InputError, FileError, MissingExtraError.
     """
-    tasks, lands = landscapes(truth, previews, weights)
-    score = averaged(unit, weights)
+    tasks, lands = landscapes(truth, previews, preference)
+    score = averaged(unit, preference)
     anchors, band = anchors or {}, band or {}
     if len(tasks) == 2:
         made = curves(tasks, lands, score, anchors=anchors, band=band)

@@ -10,6 +10,7 @@ from previa.show._look import (
     INK,
     LINES,
     MUTED,
+    PLAIN,
     RULE,
     Array,
     Landscape,
@@ -22,6 +23,7 @@ from previa.show._look import (
     plain,
     save,
 )
+from previa.study.preference import Preference
 
 if TYPE_CHECKING:
     from previa.study.preview import Preview
@@ -36,13 +38,13 @@ def histograms(
     *,
     title: str = "",
     unit: str = "score",
-    weights: Mapping[str, float] | None = None,
+    preference: Preference = PLAIN,
 ) -> None:
     """Draw, one below the other on shared bins, the share of weightings at each mean score, to a PNG file.
 
     Raises InputError, FileError, MissingExtraError.
     """
-    _, lands = landscapes(truth, previews, weights)
+    _, lands = landscapes(truth, previews, preference)
     height = 0.86 * len(lands) + 1.35
     made = figure(8.2, height)
     bins, shares, top = shared_bins(lands)
@@ -60,7 +62,7 @@ def histograms(
         axes.text(-0.03, -0.06, f"{np.isfinite(lands[method].mean).sum()} weightings", transform=axes.transAxes, ha="right", va="bottom",
                   fontsize=7.5, color=MUTED)  # fmt: skip
         if last:
-            axes.set_xlabel(averaged(unit, weights), fontsize=9.5, color=INK)
+            axes.set_xlabel(averaged(unit, preference), fontsize=9.5, color=INK)
     heading(made, title, "How many weightings reach which score", "Bars: share of all weightings in that range of "
             "scores. ▲ their median. A preview of the right shape, moved to the left, can still choose well.")  # fmt: skip
     save(made, path)

@@ -39,7 +39,7 @@ def publish(store: Store, found: Results, folder: Path) -> list[Path]:
     write(made[1], (json.dumps(found.summary, indent=1, allow_nan=False) + "\n").encode())
     notes = []
     if find_spec("matplotlib") and find_spec("mpltern"):
-        made += _figures(found, folder, title=name, unit=unit, weights=weights)
+        made += _figures(found, folder, title=name, unit=unit, preference=found.preference)
     else:
         notes.append("No PNG figures: `pip install 'previa[plot]'` brings them.")
     facts = {
@@ -86,7 +86,7 @@ def _figures(found: Results, folder: Path, **options: Any) -> list[Path]:
     contours(found.truth, found.previews, paths[0], anchors=anchors, band=band, **options)
     for draw, path in zip((histograms, per_task), paths[1:], strict=True):
         draw(found.truth, found.previews, path, **options)
-    del options["weights"]  # a front does not depend on how much each task counts
+    del options["preference"]  # a front does not depend on how much each task counts
     pareto(found.truth, found.previews, folder / "pareto.png", **options)
     return [*paths, folder / "pareto.png"]
 

@@ -105,7 +105,7 @@ def panels(
     made = figure(width, height)
     steps = graded(lands)
     (_triangles if len(tasks) == 3 else _curves)(made, cells, tasks, lands, steps)
-    score = averaged(unit, None)
+    score = averaged(unit)
     _names(made, cells, lands, truth_label, steps)
     _histograms(made, cells, lands, score)
     if len(tasks) == 3:

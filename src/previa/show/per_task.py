@@ -12,6 +12,7 @@ from previa.show._look import (
     LINES,
     MAP,
     MUTED,
+    PLAIN,
     caption_height,
     figure,
     heading,
@@ -23,6 +24,7 @@ from previa.show._look import (
     tidy,
 )
 from previa.show.ternary import Scale, filled, frame, mark, scale
+from previa.study.preference import Preference
 
 if TYPE_CHECKING:
     from previa.study.preview import Preview
@@ -35,14 +37,14 @@ def per_task(
     *,
     title: str = "",
     unit: str = "score",
-    weights: Mapping[str, float] | None = None,
+    preference: Preference = PLAIN,
 ) -> None:
     """Draw small multiples to a PNG file: a row for the truth and each preview, a column for each task.
 
     A column has one scale. Three tasks: filled triangles; otherwise each task's score against its own weight, as dots.
     Raises InputError, FileError, MissingExtraError.
     """
-    tasks, lands = landscapes(truth, previews, weights)
+    tasks, lands = landscapes(truth, previews, preference)
     cell = 2.05
     cell_y = 1.9 if len(tasks) == 3 else 1.72
     width = 1.95 + cell * len(tasks)

@@ -22,6 +22,7 @@ from previa.errors import InputError
 from previa.show._look import SHORT, Landscape, label, landscapes, write
 from previa.show.pareto import conflicts
 from previa.study.pareto import Fronts
+from previa.study.preference import Preference
 from previa.study.preview import metric_weights
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def write_report(
     {task: examples}, "failures" {method: weightings}, "seconds" {what: seconds}, "metric_weights" {task: weight},
     "sharpened" (what `sharpened` returns), "version", "date". Raises InputError when tasks differ, FileError when it cannot be written.
     """
-    known, lands = landscapes(truth, previews, facts.get("metric_weights"))
+    known, lands = landscapes(truth, previews, Preference(weights=facts.get("metric_weights") or {}))
     if tuple(tasks) != known:
         raise InputError(f"the report is of the tasks {list(tasks)}, but its previews are of {list(known)}.")
     facts = {str(key): _plain(value) for key, value in facts.items()}

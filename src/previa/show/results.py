@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from previa.errors import StoreError
-from previa.show._methods import TRUTH, is_map, place
+from previa.show._methods import GIVEN, TRUTH, is_map, place
 from previa.show.sharpened import sharpened
 from previa.show.summary import summary
 from previa.study.compare import FEWEST, Comparison, compare
 from previa.study.pareto import Fronts, compare_fronts
+from previa.study.preference import Preference, experts_of
 from previa.study.preview import Preview
 from previa.study.recommend import Recommendation, recommend
 from previa.study.simplex import key, show, uniform
@@ -28,13 +29,18 @@ class Results:
     previews: Mapping[str, Preview]
     method: str
     """the preview that the recommendation follows"""
-    weights: Mapping[str, float]
-    """how much each task counts in the mean score"""
+    preference: Preference
+    """what counts as good: metric weights, floors, mean or worst task"""
     comparison: Comparison | None
     fronts: Mapping[str, Fronts]
     """the Pareto front of each preview that shares enough weightings with the truth"""
     recommendation: Recommendation
     summary: Mapping[str, Any]
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """How much each task counts."""
+        return self.preference.weights
 
     @property
     def merged(self) -> dict[str, Any]:
@@ -46,10 +52,11 @@ class Results:
 
     @classmethod
     def of(
-        cls, store: Store, *, method: str | None = None, weights: Mapping[str, float] | None = None
-    ) -> Results:
+        cls, store: Store, *, method: str | None = None, preference: Preference | None = None, relative: bool = False
+    ) -> Results:  # fmt: skip
         """Read, compare, recommend. method: by default the study's choice, else the last of those that the store has;
-        weights: in place of the study's metric weights, for the tasks that they name.
+        preference: its weights count in place of the study's metric weights, for the tasks that they name; relative: scores are
+        divided by those of the tasks' own experts, at the corners of the method's preview.
 
         There is no comparison where fewer than three weightings have a true and a previewed score.
         Raises StoreError where nothing was previewed or the method was not, InputError as compare and recommend do.
@@ -63,8 +70,12 @@ class Results:
         previews = {name: store.preview(name) for name in names}
         scored = {name: preview for name, preview in previews.items() if preview.ok.any()}
         chosen = _chosen(store, names, scored, method)
-        truth = store.preview(TRUTH) if TRUTH in store.methods() else None
-        w = {**(store.get("metric_weights") or {}), **(weights or {})}
+        truth = _truth(store)
+        asked = preference or Preference()
+        w = {**(store.get("metric_weights") or {}), **asked.weights}
+        experts = experts_of(previews[chosen]) if relative else asked.relative_to
+        wish = replace(asked, weights=w, relative_to=experts)
+        wish.check(store.tasks)
         even, sizes = uniform(len(store.tasks)), _size_proportional(store)
         judged = {name: preview for name, preview in scored.items() if _comparable(truth, preview)}
         comparison, fronts = None, {}
@@ -83,9 +94,29 @@ class Results:
         )
         sharper = sharpened(store, previews, truth, comparison, w)
         return cls(
-            truth, previews, chosen, w, comparison, fronts, recommendation,
+            truth, previews, chosen, wish, comparison, fronts, recommendation,
             summary(store, chosen, previews, truth, w, comparison, fronts, recommendation, sharper),
         )  # fmt: skip
+
+
+def _truth(store: Store) -> Preview | None:
+    """The joint runs, and those whose scores were brought; with any of these there are no per-item scores."""
+    here = [store.preview(name) for name in (TRUTH, GIVEN) if name in store.methods()]
+    if len(here) < 2:
+        return here[0] if here else None
+    own, given = here
+    more = given.rows([key(alpha) not in {key(a) for a in own.alphas} for alpha in given.alphas])
+    return (
+        Preview(
+            own.tasks,
+            np.concatenate([own.alphas, more.alphas]),
+            np.concatenate([own.scores, more.scores]),
+            seconds=own.seconds + more.seconds,
+            provenance=own.provenance,
+        )
+        if len(more)
+        else own
+    )
 
 
 def _chosen(store: Store, names: list[str], scored: Mapping[str, Preview], method: str | None) -> str:
