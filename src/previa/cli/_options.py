@@ -29,6 +29,16 @@ QUIET = click.option("--quiet", is_flag=True, help="One line per piece of work i
 WEIGHT = click.option(
     "--metric-weight", multiple=True, metavar="TASK=W", help="How much a task counts in the mean score."
 )
+FLOOR = click.option(
+    "--floor",
+    multiple=True,
+    metavar="TASK=S",
+    help="A score that a task must keep, also as 'TASK>=S'; once for each such task.",
+)
+WORST = click.option("--worst", is_flag=True, help="The score of the worst task counts, not the mean.")
+RELATIVE = click.option(
+    "--relative", is_flag=True, help="Scores are shares of those of the tasks' own experts; floors, too."
+)
 
 
 def study_at(file: Path, out: Path | None) -> Any:
@@ -64,6 +74,34 @@ def _unit(study: Any) -> str:
     name = names.pop() if len(names) == 1 else ":"
     shown = {"log-likelihood": "log-likelihood per token", "bleu": "BLEU", "chrf": "chrF"}
     return "score" if ":" in name else shown.get(name, name)
+
+
+def preference_of(
+    metric_weight: Sequence[str] = (), floor: Sequence[str] = (), worst: bool = False
+) -> Any:  # fmt: skip
+    """The `Preference` of the options WEIGHT, FLOOR and WORST; what RELATIVE divides by only a preview knows (`experts_of`).
+
+    Raises BadParameter where an option has another form; tasks are checked where they are known (`Preference.check`).
+    """
+    from previa.study.preference import Preference
+
+    floors = [pair.replace(">=", "=", 1) for pair in floor]
+    return Preference(
+        weights=number_of_each("--metric-weight", metric_weight),
+        floors=number_of_each("--floor", floors),
+        worst=worst,
+    )
+
+
+def number_of_each(option: str, given: Sequence[str]) -> dict[str, float]:
+    """name -> number, of options NAME=NUMBER."""
+    found = {}
+    for name, value in pairs(option, given).items():
+        try:
+            found[name.strip()] = float(value)
+        except ValueError as error:
+            raise click.BadParameter(f"{value!r} is no number", param_hint=option) from error
+    return found
 
 
 def cores() -> int:
