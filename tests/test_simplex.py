@@ -161,3 +161,12 @@ def test_probes_are_unequal_weightings_inside_the_simplex_that_treat_tasks_alike
 def test_one_task_has_no_probes():
     with pytest.raises(InputError, match="two tasks or more"):
         simplex.probes(1)
+
+
+def test_the_largest_grid_within_a_number_is_the_next_one_too_large():
+    for T, most in ((2, 101), (3, 231), (5, 1001), (5, 1000), (8, 400)):
+        rows = simplex.largest_grid(T, most)
+        assert len(rows) <= most
+        steps = round(1 / rows[rows > 0].min())
+        assert steps == 100 or len(grid(T, steps + 1)) > most
+    assert np.array_equal(simplex.largest_grid(9, 3), grid(9, 1))

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from previa.errors import AlphaError, InputError, NotFiniteError
-from previa.study import surrogate
+from previa.study import simplex, surrogate
+from previa.study.preview import Preview
 from previa.study.quality import spearman
 from previa.study.simplex import grid
-from previa.study.surrogate import LENGTHS, NOISES, Surrogate, gaussian_process, matern
+from previa.study.surrogate import LENGTHS, NOISES, Surrogate, gaussian_process, interpolated, matern
 
 
 def saturating(alphas, rng, *, noise=0.0):
@@ -167,3 +168,18 @@ def test_predictions_are_of_the_tasks_that_were_fitted():
     a, rng = some(3, 5, 9)
     with pytest.raises(AlphaError, match="surrogate"):
         gaussian_process(a, saturating(a, rng)).predict([[0.5, 0.5]])
+
+
+def test_what_is_interpolated_passes_through_what_was_scored_and_is_unsure_between():
+    alphas = simplex.grid(3, 4)
+    scores = np.column_stack([np.sqrt(alphas[:, 0]), alphas[:, 1] ** 2, alphas[:, 2]])
+    scores[0] = np.nan  # failed, and left out
+    seen = Preview(("a", "b", "c"), alphas, scores)
+    found = interpolated(seen, simplex.grid(3, 8))
+    at = found.preview.at(alphas[1:])
+    assert np.abs(at.scores - scores[1:]).max() < 0.02
+    new = np.array([simplex.find(alphas[1:], row) is None for row in found.preview.alphas])
+    assert found.sd[new].mean() > 1.5 * found.sd[~new].mean()
+    assert found.preview.items == (None, None, None)
+    with pytest.raises(InputError, match="none of 1 weightings was scored"):
+        interpolated(seen.rows([0]), alphas)

@@ -39,6 +39,13 @@ def grid(tasks: int | Sequence[str], steps: int) -> Array:
     return np.asarray(parts / steps, dtype=np.float64)
 
 
+def largest_grid(tasks: int | Sequence[str], most: int) -> Array:
+    """The grid of most steps, up to 100, that has at most so many weightings; that of one step, the corners, where none has."""
+    T = tasks if isinstance(tasks, int) else len(tasks)
+    fitting = (n for n in range(100, 1, -1) if math.comb(n + T - 1, T - 1) <= most)
+    return grid(T, next(fitting, 1))
+
+
 def uniform(T: int) -> Array:
     """The centre of the simplex, every task with the same weight: [T]."""
     return np.full(T, 1.0 / T)

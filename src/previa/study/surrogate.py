@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from previa.errors import InputError, NotFiniteError
 from previa.study import simplex
+from previa.study.preview import Preview
 
 Array = NDArray[np.float64]
 
@@ -56,6 +57,27 @@ class Surrogate:
                     first += w * mean
                     second += w * (variance + mean**2)
         return centre + first, np.sqrt(np.maximum(second - first**2, 0.0))
+
+
+@dataclass(frozen=True, eq=False)
+class Interpolated:
+    """What a surrogate of few evaluated weightings says of many: a preview without items, and how sure it is, sd [A, T]."""
+
+    preview: Preview
+    sd: Array
+
+
+def interpolated(preview: Preview, alphas: ArrayLike) -> Interpolated:
+    """Posterior mean and deviation of every task's score at alphas [A, T], from the scored weightings of a preview.
+
+    Between evaluations only: nothing was measured there. Raises InputError where nothing was scored, AlphaError.
+    """
+    rows = np.atleast_2d(simplex.check_alphas(alphas, len(preview.tasks), where="interpolated"))
+    good = preview.rows(preview.ok)
+    if not len(good):
+        raise InputError(f"interpolated: none of {len(preview)} weightings was scored.")
+    mean, sd = gaussian_process(good.alphas, good.scores).predict(rows)
+    return Interpolated(Preview(preview.tasks, rows, mean, provenance=preview.provenance), sd)
 
 
 def gaussian_process(alphas: ArrayLike, scores: ArrayLike) -> Surrogate:
