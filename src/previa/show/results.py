@@ -95,7 +95,7 @@ class Results:
         sharper = sharpened(store, previews, truth, comparison, w)
         return cls(
             truth, previews, chosen, wish, comparison, fronts, recommendation,
-            summary(store, chosen, previews, truth, w, comparison, fronts, recommendation, sharper),
+            summary(store, chosen, previews, truth, wish, comparison, fronts, recommendation, sharper),
         )  # fmt: skip
 
 

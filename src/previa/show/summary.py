@@ -10,7 +10,8 @@ from previa import __version__
 from previa.show._methods import TRUTH, finetunings
 from previa.study.compare import Comparison, Quality
 from previa.study.pareto import Fronts
-from previa.study.preview import Preview, metric_weights
+from previa.study.preference import Preference
+from previa.study.preview import Preview
 from previa.study.quality import ranking
 from previa.study.recommend import Recommendation
 from previa.study.simplex import show
@@ -18,7 +19,7 @@ from previa.study.store import Store
 
 
 def summary(
-    store: Store, method: str, previews: Mapping[str, Preview], truth: Preview | None, weights: Mapping[str, float],
+    store: Store, method: str, previews: Mapping[str, Preview], truth: Preview | None, preference: Preference,
     comparison: Comparison | None, fronts: Mapping[str, Fronts], recommendation: Recommendation,
     sharper: Mapping[str, Any] | None,
 ) -> dict[str, Any]:  # fmt: skip
@@ -33,7 +34,7 @@ def summary(
         finetuning = sum(spent.get(part, 0.0) for part in finetunings(name, powers))
         methods[name] = {
             **_UNJUDGED,
-            "pick": _pick(preview, weights),
+            "pick": _pick(preview, preference),
             **judged["methods"].get(name, {}),
             "pareto": fronts[name].to_dict() if name in fronts else None,
             "seconds": finetuning + preview.seconds,
@@ -65,12 +66,14 @@ def summary(
 _UNJUDGED = {part.name: None for part in fields(Quality) if part.name != "per_task"}
 
 
-def _pick(preview: Preview, weights: Mapping[str, float]) -> list[float] | None:
-    """The weighting with the best previewed score, of all that were scored."""
+def _pick(preview: Preview, preference: Preference) -> list[float] | None:
+    """The weighting of the best previewed value, of all that were scored and keep the floors, or miss them least."""
     good = preview.rows(preview.ok)
     if not len(good):
         return None
-    best = ranking(good.scores @ metric_weights(good.tasks, weights), good.alphas)[0]
+    short = preference.shortfall(good.scores, good.tasks)
+    good = good.rows(short <= short.min())
+    best = ranking(preference.value(good.scores, good.tasks), good.alphas)[0]
     return [float(weight) for weight in good.alphas[best]]
 
 
