@@ -16,6 +16,7 @@ from previa.cli.export import export
 from previa.cli.finetune import finetune
 from previa.cli.merge import merge
 from previa.cli.posterior import posterior
+from previa.cli.preview import preview
 from previa.errors import PreviaError
 
 
@@ -35,7 +36,7 @@ def cli() -> None:
 
 
 for command in (
-    study.demo, study.run, study.fit, study.preview, anchors, refine, study.recommend, study.compare, study.report,
+    study.demo, study.run, study.fit, preview, anchors, refine, study.recommend, study.compare, study.report,
     finetune, merge, posterior, export,
 ):  # fmt: skip
     cli.add_command(command)

@@ -123,28 +123,6 @@ def fit(study: Path, out: Path | None, workers: int | None, quiet: bool) -> None
     click.echo(f"Checkpoints and posteriors are in {found.out / 'runs'}. Next: previa preview {study}")
 
 
-@click.command(short_help="Merge and score every weighting.")
-@STUDY
-@OUT
-@WORKERS
-@QUIET
-def preview(study: Path, out: Path | None, workers: int | None, quiet: bool) -> None:
-    """Merge and score every weighting by every method of the study; nothing is trained but what `fit` lacks.
-
-    \b
-    Example:
-      previa preview study.toml
-    """
-    from previa.run import pipeline
-    from previa.run.fit import fit
-
-    found = study_at(study, out)
-    with opened(found, study) as work, bars(quiet) as progress:
-        runs = fit(work, workers=workers or cores(), progress=progress)
-        pipeline.preview(work, runs, workers=workers or 1, progress=progress)
-    publish(found, out)
-
-
 @click.command(short_help="Which weighting to use, and how sure that is.")
 @RESULTS
 @click.option("--method", help="The preview to follow; the study's own choice otherwise.")
@@ -235,17 +213,17 @@ def _results(
         yield store, Results.of(store, method=method, preference=Preference(weights={**weights, **given}))
 
 
-def publish(study: Any, out: Path | None = None) -> None:
+def publish(study: Any, out: Path | None = None, **wish: Any) -> None:
     """Write the outputs of a study's store, and print what they say: the table, the pick, how the preview was sharpened.
 
-    out: the option --out, for the commands that are proposed.
+    out: the option --out, for the commands that are proposed. wish: as of `Results.of`.
     """
     from previa.show import outputs
     from previa.show.outputs import Results
     from previa.study.store import Store
 
     with Store.read(study.out / "study.db") as store:
-        results = Results.of(store)
+        results = Results.of(store, **wish)
         made = outputs.publish(store, results, study.out)
         hint = _hint(study, store, out)
     if results.comparison is not None:
