@@ -173,8 +173,8 @@ def test_the_truth_decides_on_the_gain_where_it_is():
     assert (worse.detectable, worse.gain.interval) == (False, None)
     assert worse.sentence.startswith("Use uniform weights, not the preview's pick a = 0.35")
     assert f"there is {NO_GAIN} but a loss (-0." in worse.sentence
-    level = np.full(len(COARSE), np.nextafter(0.7, 0))  # the same score, summed in another order
-    level[-1] = 0.7
+    level = np.full(len(COARSE), np.nextafter(0.95, 0))  # the same score, summed in another order
+    level[-1] = 0.95
     even = advised(previewed, truth=flat(level, alphas=COARSE))
     assert (even.gain.value, even.detectable) == (0, False)
     assert "or uniform weights just as well" in even.sentence
@@ -239,7 +239,7 @@ def test_methods_that_disagree_are_quoted():
     assert [name for name, o in r.others.items() if o.agrees] == ["simple"]
     assert r.others["x"].pick == pytest.approx((0.1, 0.8, 0.1))
     assert "Methods disagree (3 of 4 others): x picks a = 0.10, b = 0.80, c = 0.10; y picks" in r.sentence
-    assert r.sentence.endswith("; 1 more.")
+    assert "; 1 more. Beware: x, y and 1 more put the pick in the worse half" in r.sentence
     assert advised(mine, others={"simple": mine}).sentence.endswith("The other method agrees.")
     r = advised(mine, others={"coarse": coarse})
     assert r.others["coarse"].region_holds_pick  # its grid has no such weighting: by the nearest

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from previa.study import simplex
+from previa.study.preference import Preference
 from previa.study.preview import Preview
 
 Array = NDArray[np.float64]
@@ -96,19 +97,30 @@ def _interval(gains: Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def gain_of_choosing(drawn: Scored, unseen: Array | None, over: int) -> Gain | None:
+def gain_between(one: float, other: float, drawn: Array | None, other_drawn: Array | None) -> Gain:
+    """Of one score over another, and of its draws [B] over the other's: paired where both are on the same resamples."""
+    if drawn is None or other_drawn is None:
+        return Gain(one - other)
+    return Gain(one - other, _interval(drawn - other_drawn))
+
+
+def gain_of_choosing(
+    drawn: Scored, unseen: Array | None, over: int, allowed: NDArray[np.bool_] | None = None
+) -> Gain | None:
     """How much better than weighting ``over`` the best of a preview is, on items that had no part in choosing it.
 
     In each draw b: a_b = argmax_a s_b(a) over the items drawn (ties: the nearest to uniform), g_b = u_b(a_b) - u_b(over) over
     those left out, u = unseen [B, A] of `left_out` with the seed of ``drawn``. The value is the mean of g_b, the interval its
     2.5 and 97.5 percentiles. u_b rests on about N / e items and a_b on 0.63 N different ones: the interval is honest or
-    somewhat wide, the value honest or somewhat low. None without per-item scores, or with too few to leave any out.
+    somewhat wide, the value honest or somewhat low. allowed: in which draws a weighting may be chosen [B, A], in each draw one
+    at least. None without per-item scores, or with too few to leave any out.
     """
     if drawn.draws is None or unseen is None:
         return None
     safe = simplex.by_safety(drawn.alphas)
-    best = drawn.draws.max(axis=1, keepdims=True) - drawn.slack
-    pick = safe[(drawn.draws[:, safe] >= best).argmax(axis=1)]
+    s = drawn.draws if allowed is None else np.where(allowed, drawn.draws, -np.inf)
+    best = s.max(axis=1, keepdims=True) - drawn.slack
+    pick = safe[(s[:, safe] >= best).argmax(axis=1)]
     gains = unseen[np.arange(len(unseen)), pick] - unseen[:, over]
     gains = gains[np.isfinite(gains)]
     return Gain(float(gains.mean()), _interval(gains)) if len(gains) else None
@@ -127,13 +139,25 @@ def scored(preview: Preview, draws: Sequence[Array | None], weights: Array) -> S
     return Scored(preview.alphas, preview.scores @ weights, _weighted(draws, weights))
 
 
+def valued(preview: Preview, draws: Sequence[Array | None], preference: Preference) -> Scored:
+    """The value of the scores under a preference, and its draws if every task that counts has them."""
+    tasks = preview.tasks
+    return Scored(preview.alphas, preference.value(preview.scores, tasks), preference.draws(draws, tasks))
+
+
 def left_out(preview: Preview, weights: Array, *, seed: int, draws: int = DRAWS) -> Array | None:
     """The mean over tasks on the items that each draw of `resampled` left out [B, A]; None as in `scored`."""
-    parts = [
-        None if items is None or w == 0 else means_left_out(items, seed=(seed, t), draws=draws)
-        for t, (items, w) in enumerate(zip(preview.items, weights, strict=True))
-    ]
-    return _weighted(parts, weights)
+    return _weighted(unseen(preview, weights > 0, seed=seed, draws=draws), weights)
+
+
+def unseen(
+    preview: Preview, counted: NDArray[np.bool_], *, seed: int, draws: int = DRAWS
+) -> tuple[Array | None, ...]:
+    """Each counted task's scores on the items that each draw of `resampled` left out [B, A]; None without per-item scores."""
+    return tuple(
+        means_left_out(items, seed=(seed, t), draws=draws) if items is not None and counts else None
+        for t, (items, counts) in enumerate(zip(preview.items, counted, strict=True))
+    )
 
 
 def _weighted(draws: Sequence[Array | None], weights: Array) -> Array | None:

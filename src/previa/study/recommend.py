@@ -8,20 +8,26 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from previa.errors import InputError
-from previa.study import bootstrap, quality, sentence, simplex
+from previa.study import bootstrap, quality, region, sentence, simplex, verdict
 from previa.study.bootstrap import Gain, Scored
-from previa.study.preview import Preview, metric_weights
+from previa.study.disagreement import FEWEST, WORSE, disagreement
+from previa.study.floors import Floor, candidates, candidates_drawn, floors_at, shortfall_drawn
+from previa.study.knee import knee_of
+from previa.study.preference import Preference
+from previa.study.preview import Preview
+from previa.study.verdict import Verdict
 
 Alpha = tuple[float, ...]
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 NEAR = 0.05  # a joint run speaks for a pick if no weight differs by more: half a step of a grid of ten
-RANGE = 0.01  # near-best without per-item scores: within this share of the range of the previewed scores
+NO_MODEL = ("scores", "scores_gp")  # previews that interpolate scores: no model was merged
 
 
 @dataclass(frozen=True)
 class Point:
-    """A weighting to hold the pick against: its previewed and its true score, under the metric weights and per task.
+    """A weighting to hold the pick against: its previewed and its true score, under the preference and per task.
 
     None: not previewed there, not trained there.
     """
@@ -46,25 +52,50 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Against:
+    """The pick's gain over another weighting, as the gain over uniform in `Recommendation`; None: not known."""
+
+    gain: Gain | None
+    gain_from: str | None
+    gain_at: Alpha | None
+    detectable: bool | None
+
+
+@dataclass(frozen=True)
 class Recommendation:
     """The pick alpha with its scores, what surrounds it, what it should be held against, and a paragraph for a person.
 
-    score and those of the points are previewed, biased low: they rank weightings and predict nothing.
-    region: the weightings not told from the pick, by region_rule "bootstrap" (over test items) or "range" (within 1 %);
-    region_fraction: their share of all previewed ones; centre: the one deepest inside. gain: over uniform, by gain_from
-    "truth", trained at gain_at (the pick or a weighting beside it), or by "preview", which is what choosing on resampled items
-    gains on the items left out (`bootstrap.gain_of_choosing`); detectable: its interval is above 0 (None: unknown).
+    score and those of the points are previewed, biased low: they rank weightings and predict nothing. measure: what they are,
+    in words, such as "mean score".
+    region: the weightings not told from the pick, by region_rule "bootstrap" (over test items), "range" (within 1 %) or
+    "surrogate" (interpolated); region_fraction: their share of all, which on a grid is the area; centre: the one deepest
+    inside; to_edge: what may be taken from the pick's smallest weight before a task has none; reach: weightings none of whose
+    weights differs by more than this from the pick's are all in the region.
+    gain: over uniform, by gain_from "truth", trained at gain_at (the pick or a weighting beside it), or by "preview", which is
+    what choosing on resampled items gains on the items left out (`bootstrap.gain_of_choosing`); detectable: its interval is
+    above 0 (None: unknown). over_size_proportional: the same over size-proportional weights.
+    noise: differences of previewed scores up to this cannot be told from 0 (None: no per-item scores).
+    floors: each floor at the pick; floors_kept: whether any weighting keeps all; uniform_misses: the tasks whose floors uniform
+    weights miss, in joint runs where there is one. knee: of the front of task scores, None where it has none.
+    training_gain: of the joint run over the merged model, both at training_gain_at, the weighting nearest to the pick that has
+    both; uniform_training_gain: of the joint run at uniform weights over that merged model. None: not known.
+    doubted_by: the other methods that put the pick in their worse half; spread: how far apart all methods rank it, as a share
+    of the weightings; contested: see `Disagreement`.
+    verdict, verdict_sentence: what to do, see `verdict.verdict_of`.
     """
 
     tasks: tuple[str, ...]
     alpha: Alpha
     score: float
+    measure: str
     per_task: Mapping[str, float]
     true_score: float | None
     true_per_task: Mapping[str, float] | None
     region: tuple[Alpha, ...]
     region_rule: str
     region_fraction: float
+    to_edge: float
+    reach: float
     centre: Alpha
     centre_scores: Point
     uniform: Point
@@ -73,7 +104,21 @@ class Recommendation:
     gain_from: str | None
     gain_at: Alpha | None
     detectable: bool | None
+    over_size_proportional: Against
+    noise: float | None
+    floors: tuple[Floor, ...]
+    floors_kept: bool
+    uniform_misses: tuple[str, ...]
+    knee: Point | None
+    training_gain: Gain | None
+    training_gain_at: Alpha | None
+    uniform_training_gain: Gain | None
     others: Mapping[str, Agreement]
+    doubted_by: tuple[str, ...]
+    spread: float | None
+    contested: float | None
+    verdict: Verdict = "validate first"
+    verdict_sentence: str = ""
     sentence: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,87 +134,136 @@ def recommend(
     truth: Preview | None = None,
     others: Mapping[str, Preview] | None = None,
     weights: Mapping[str, float] | None = None,
+    preference: Preference | None = None,
+    surrogate: Preview | None = None,
     seed: int = 0,
 ) -> Recommendation:
-    """The weighting with the best previewed mean score, and all that should be said beside it.
+    """The weighting with the best previewed score, and all that should be said beside it.
 
-    weights: how much each task counts in the mean. Near-best is what a paired bootstrap over test items does not tell from
+    preference: what counts as good, among weightings that keep its floors (none does: that of least shortfall); weights: its
+    metric weights alone. Near-best is what a paired bootstrap over test items does not tell from
     the pick (95 %); without per-item scores, what is within 1 % of the range. The centre is the near-best weighting farthest
-    from the simplex's edge and from what is not near-best. Raises InputError for one task, or when nothing was scored.
+    from the simplex's edge and from what is not near-best.
+    surrogate: of a preview of few, searched weightings, its interpolation on a dense grid (`surrogate.interpolated`): then the
+    region and its centre are those of the grid; the pick stays a weighting that was scored.
+    Raises InputError for one task, when nothing was scored, for weights beside a preference, or as `Preference.check` does.
     """
     tasks = preview.tasks
     if len(tasks) < 2:
         raise InputError(f"a recommendation weighs at least two tasks. Found only {tasks[0]!r}.")
-    w = metric_weights(tasks, weights)
+    wish = preference_of(weights, preference)
+    wish.check(tasks)
     u, p = (simplex.check_alphas(a, len(tasks), where="reference") for a in (uniform, size_proportional))
-    seen = _View.of(preview, tasks, w, seed, "the preview")
-    true = None if truth is None or not truth.ok.any() else _View.of(truth, tasks, w, seed, "the truth")
-    views = {name: _View.of(other, tasks, w, seed, name) for name, other in (others or {}).items()}
-    inside = seen.near_best()
-    centre = seen.alphas[_deepest(seen.alphas, inside)]
-    chosen = _point(seen.alphas[seen.pick], seen, true, u, inside)
+    seen = _View.of(preview, tasks, wish, seed, "the preview")
+    true = None if truth is None or not truth.ok.any() else _View.of(truth, tasks, wish, seed, "the truth")
+    views = {name: _View.of(other, tasks, wish, seed, name) for name, other in (others or {}).items()}
+    near = seen.region(surrogate)
+    chosen = _point(seen.alphas[seen.pick], seen, true, u, near)
+    beside = None if true is None else _beside(true, seen.alphas[seen.pick])
+    middle = near.centre()
+    bend = knee_of(seen.preview.rows(seen.allowed)) if len(tasks) > 1 else None
     found = Recommendation(
         tasks=tasks,
         alpha=chosen.alpha,
         score=float(seen.scored.score[seen.pick]),
+        measure=sentence.measure(wish),
         per_task=chosen.per_task or {},
         true_score=chosen.true_score,
         true_per_task=chosen.true_per_task,
-        region=tuple(_alpha(alpha) for alpha in seen.alphas[inside]),
-        region_rule="range" if seen.scored.draws is None else "bootstrap",
-        region_fraction=float(inside.mean()),
-        centre=_alpha(centre),
-        centre_scores=_point(centre, seen, true, u, inside),
-        uniform=_point(u, seen, true, u, inside),
-        size_proportional=_point(p, seen, true, u, inside),
-        **_gain(seen, true, u, inside, w, seed),
-        others={name: _agreement(seen, inside, view) for name, view in views.items()},
-    )
+        region=tuple(_alpha(alpha) for alpha in near.alphas[near.inside]),
+        region_rule=near.rule,
+        region_fraction=near.area,
+        to_edge=region.to_edge(chosen.alpha),
+        reach=near.reach(chosen.alpha),
+        centre=_alpha(middle),
+        centre_scores=_point(middle, seen, true, u, near),
+        uniform=_point(u, seen, true, u, near),
+        size_proportional=_point(p, seen, true, u, near),
+        **vars(_gain(seen, true, u, near, seed)),
+        over_size_proportional=_gain(seen, true, p, near, seed),
+        noise=region.noise(seen.scored, seen.pick, seen.allowed),
+        floors=floors_at(
+            seen.preview, seen.draws, wish, seen.pick,
+            None if true is None or beside is None else true.preview.scores[beside],
+        ),
+        floors_kept=seen.keeps,
+        uniform_misses=_misses(seen, true, u),
+        knee=None if bend is None else _point(seen.alphas[seen.allowed][bend], seen, true, u, near),
+        **_training(seen, true, u),
+        others={name: _agreement(seen, near, view) for name, view in views.items()},
+        **_doubts(seen, views, wish),
+    )  # fmt: skip
+    what, why = verdict.verdict_of(found)
+    found = replace(found, verdict=what, verdict_sentence=why)
     return replace(found, sentence=sentence.words(found))
+
+
+def preference_of(weights: Mapping[str, float] | None, preference: Preference | None) -> Preference:
+    """The preference, or that of these metric weights. Raises InputError where both are given."""
+    if weights is not None and preference is not None:
+        raise InputError("give weights or a preference, which has weights of its own. Found both.")
+    return preference or Preference(weights=weights or {})
 
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """The weightings of a preview that were scored, each with one number."""
+    """The weightings of a preview that were scored, each with one number, its value; allowed: those that may be picked [A].
+
+    keeps: whether they keep all floors; draws: each task's scores on resampled items.
+    """
 
     preview: Preview
+    preference: Preference
+    draws: tuple[Array | None, ...]
     scored: Scored
+    allowed: Mask
+    keeps: bool
     pick: int
 
     @classmethod
-    def of(cls, preview: Preview, tasks: tuple[str, ...], w: Array, seed: int, name: str) -> "_View":
+    def of(cls, preview: Preview, tasks: tuple[str, ...], wish: Preference, seed: int, name: str) -> "_View":
         """What was scored; name is for errors. Raises InputError for other tasks, or when nothing was."""
         if preview.tasks != tasks:
             raise InputError(f"{name}: its tasks should be {list(tasks)}. Found {list(preview.tasks)}.")
         good = preview.rows(preview.ok)
         if not len(good):
             raise InputError(f"{name}: none of its {len(preview)} weightings was scored.")
-        scored = bootstrap.scored(good, bootstrap.resampled(good, seed=seed), w)
-        return cls(good, scored, int(quality.ranking(scored.score, scored.alphas)[0]))
+        draws = bootstrap.resampled(good, seed=seed)
+        scored = bootstrap.valued(good, draws, wish)
+        allowed = candidates(good, wish)
+        rows = np.flatnonzero(allowed)
+        pick = int(rows[quality.ranking(scored.score[rows], good.alphas[rows])[0]])
+        keeps = bool(wish.keeps(good.scores[pick], tasks))
+        return cls(good, wish, draws, scored, allowed, keeps, pick)
 
     @property
     def alphas(self) -> Array:
         return self.scored.alphas
 
-    def near_best(self) -> NDArray[np.bool_]:
-        """The weightings that cannot be told from the pick: [A]."""
-        s, draws = self.scored.score, self.scored.draws
-        if draws is None:
-            return np.asarray(s >= s[self.pick] - RANGE * np.ptp(s) - self.scored.slack)
-        low = np.quantile(draws[:, [self.pick]] - draws, (1 - bootstrap.LEVEL) / 2, axis=0)
-        return np.asarray(low <= self.scored.slack)
+    def region(self, surrogate: Preview | None = None) -> region.Region:
+        """The weightings that cannot be told from the pick; where none keeps the floors, by what they miss."""
+        judged, allowed = self.scored, self.allowed
+        if not self.keeps:
+            short = self.preference.shortfall(self.preview.scores, self.preview.tasks)
+            drawn = shortfall_drawn(self.preview, self.draws, self.preference)
+            judged = Scored(self.alphas, -short, None if drawn is None else -drawn)
+            allowed = np.ones(len(short), bool)
+        if surrogate is not None:
+            within = region.width(judged, self.pick)
+            return region.interpolated_region(surrogate, self.preference, self.alphas[self.pick], within)
+        return region.near_best(judged, self.pick, allowed)
 
     def per_task(self, a: int) -> dict[str, float]:
         return {task: float(s) for task, s in zip(self.preview.tasks, self.preview.scores[a], strict=True)}
 
 
-def _point(alpha: Array, seen: _View, true: _View | None, uniform: Array, inside: NDArray[np.bool_]) -> Point:
+def _point(alpha: Array, seen: _View, true: _View | None, uniform: Array, near: region.Region) -> Point:
     a = simplex.find(seen.alphas, alpha)
     point = Point(
         alpha=_alpha(alpha),
         score=None if a is None else float(seen.scored.score[a]),
         per_task=None if a is None else seen.per_task(a),
-        in_region=a is not None and bool(inside[a]),
+        in_region=near.holds(alpha, nearest=near.rule == "surrogate"),
     )
     if true is None or (b := simplex.find(true.alphas, alpha)) is None:
         return point
@@ -179,54 +273,116 @@ def _point(alpha: Array, seen: _View, true: _View | None, uniform: Array, inside
     return replace(point, true_score=score, true_per_task=true.per_task(b), true_gain_over_uniform=gain)
 
 
-def _gain(
-    seen: _View, true: _View | None, uniform: Array, inside: NDArray[np.bool_], w: Array, seed: int
-) -> dict[str, Any]:
-    """The pick's gain over uniform by the truth, at the trained weighting nearest to it, else between previews.
+def _beside(true: _View, pick: Array, rows: Mask | None = None) -> int | None:
+    """The joint run (of these rows) nearest to the pick, if it is near enough to speak for it."""
+    among = np.flatnonzero(np.ones(len(true.alphas), bool) if rows is None else rows)
+    if not len(among):
+        return None
+    at = int(among[simplex.nearest(true.alphas[among], pick)])
+    return at if np.abs(true.alphas[at] - pick).max() <= NEAR + 10.0**-simplex.DIGITS else None
+
+
+def _gain(seen: _View, true: _View | None, over: Array, near: region.Region, seed: int) -> Against:
+    """The pick's gain over another weighting by the truth, at the trained weighting nearest to it, else between previews.
 
     The truth's items had no part in choosing the pick, the preview's had: there the choice is made anew in each draw.
     """
-    pick, at = seen.alphas[seen.pick], simplex.find(seen.alphas, uniform)
-    if true is not None and (u := simplex.find(true.alphas, uniform)) is not None:
-        near = simplex.nearest(true.alphas, pick)
-        close = np.abs(true.alphas[near] - pick).max() <= NEAR + 10.0**-simplex.DIGITS
-        if close and (near != u or seen.pick == at):
-            gain = true.scored.gain(near, u)
-            above = (
-                gain.interval[0] > true.scored.slack if gain.interval else (None if gain.value > 0 else False)
-            )
-            return {
-                "gain": gain,
-                "gain_from": "truth",
-                "gain_at": _alpha(true.alphas[near]),
-                "detectable": above,
-            }
+    pick, at = seen.alphas[seen.pick], simplex.find(seen.alphas, over)
+    if true is not None and (u := simplex.find(true.alphas, over)) is not None:
+        close = _beside(true, pick)
+        if close is not None and (close != u or seen.pick == at):
+            gain = true.scored.gain(close, u)
+            unsure = None if gain.value > 0 else False
+            above = gain.interval[0] > true.scored.slack if gain.interval else unsure
+            return Against(gain, "truth", _alpha(true.alphas[close]), above)
     if at is None:
-        return {"gain": None, "gain_from": None, "gain_at": None, "detectable": None}
+        return Against(None, None, None, None)
     gain = seen.scored.gain(seen.pick, at)
-    if seen.pick != at:  # uniform over uniform is 0
-        unseen = bootstrap.left_out(seen.preview, w, seed=seed)
-        gain = bootstrap.gain_of_choosing(seen.scored, unseen, at) or Gain(gain.value)
-    above = gain.interval[0] > seen.scored.slack if gain.interval else (False if inside[at] else None)
-    return {"gain": gain, "gain_from": "preview", "gain_at": None, "detectable": above}
+    if seen.pick != at:  # over itself it is 0
+        parts = bootstrap.unseen(seen.preview, seen.preference.w(seen.preview.tasks) > 0, seed=seed)
+        unseen = seen.preference.draws(parts, seen.preview.tasks)
+        allowed = candidates_drawn(seen.preview, seen.draws, seen.preference)
+        gain = bootstrap.gain_of_choosing(seen.scored, unseen, at, allowed) or Gain(gain.value)
+    unsure = False if near.holds(over, nearest=near.rule == "surrogate") else None
+    above = gain.interval[0] > seen.scored.slack if gain.interval else unsure
+    return Against(gain, "preview", None, above)
 
 
-def _agreement(seen: _View, inside: NDArray[np.bool_], other: _View) -> Agreement:
+def _training(seen: _View, true: _View | None, uniform: Array) -> dict[str, Any]:
+    """What joint training gains over the merged model, paired by test items, at the weighting nearest to the pick with both.
+
+    Where a preview *is* the joint run, as at corners and anchors, the difference is 0 and speaks for no other weighting.
+    """
+    unknown = {"training_gain": None, "training_gain_at": None, "uniform_training_gain": None}
+    made = seen.preview.provenance
+    if true is None or made.get("method") in NO_MODEL or "corrected" in made:
+        return unknown
+    pick = seen.alphas[seen.pick]
+    row = [simplex.find(seen.alphas, alpha) for alpha in true.alphas]
+    speaks = [
+        a is not None and (a == seen.pick or not np.array_equal(seen.preview.scores[a], s))
+        for a, s in zip(row, true.preview.scores, strict=True)
+    ]
+    b = _beside(true, pick, np.array(speaks))
+    a = None if b is None else row[b]
+    if a is None or b is None:
+        return unknown
+    u = simplex.find(true.alphas, uniform)
+    return {
+        "training_gain": _over_merged(true, b, seen, a),
+        "training_gain_at": _alpha(true.alphas[b]),
+        "uniform_training_gain": None if u is None else _over_merged(true, u, seen, a),
+    }
+
+
+def _over_merged(true: _View, b: int, seen: _View, a: int) -> Gain:
+    """Joint run b over merged model a, on the same resampled items where both were scored on as many."""
+    draws = true.scored.draws, seen.scored.draws
+    return bootstrap.gain_between(
+        float(true.scored.score[b]),
+        float(seen.scored.score[a]),
+        None if draws[0] is None else draws[0][:, b],
+        None if draws[1] is None else draws[1][:, a],
+    )
+
+
+def _misses(seen: _View, true: _View | None, uniform: Array) -> tuple[str, ...]:
+    """The tasks whose floors uniform weights miss: of the joint run there, else previewed."""
+    for view in (true, seen):
+        if view is not None and (u := simplex.find(view.alphas, uniform)) is not None:
+            return tuple(
+                f.task for f in floors_at(view.preview, view.draws, view.preference, u) if f.margin < 0
+            )
+    return ()
+
+
+def _doubts(seen: _View, views: Mapping[str, _View], wish: Preference) -> dict[str, Any]:
+    """Who puts the pick in the worse half of the weightings, of those methods that scored it."""
+    pick = seen.alphas[seen.pick]
+    there = {
+        name: view.preview
+        for name, view in views.items()
+        if simplex.find(view.alphas, pick) is not None
+        and len({simplex.key(a) for a in view.alphas} & {simplex.key(a) for a in seen.alphas}) >= FEWEST
+    }
+    try:
+        found = disagreement({"": seen.preview, **there}, wish)
+    except InputError:  # no other method, or too few weightings that all of them scored
+        return {"doubted_by": (), "spread": None, "contested": None}
+    at = found.at(pick) or {}
+    return {
+        "doubted_by": tuple(name for name, share in at.items() if share < WORSE and name),
+        "spread": max(at.values()) - min(at.values()),
+        "contested": found.contested,
+    }
+
+
+def _agreement(seen: _View, near: region.Region, other: _View) -> Agreement:
     """On grids that differ, a pick is in a region if the weighting nearest to it is."""
-    here = bool(inside[simplex.nearest(seen.alphas, other.alphas[other.pick])])
-    there = bool(other.near_best()[simplex.nearest(other.alphas, seen.alphas[seen.pick])])
-    return Agreement(_alpha(other.alphas[other.pick]), here, there, here and there)
-
-
-def _deepest(alphas: Array, inside: NDArray[np.bool_]) -> int:
-    """The row deepest in the region; of several the nearest to the region's mean, then to uniform."""
-    edge, out = simplex.depth(alphas, inside)
-    middle = np.linalg.norm(alphas - alphas[inside].mean(axis=0), axis=1)
-    safety = np.empty(len(alphas))
-    safety[simplex.by_safety(alphas)] = np.arange(len(alphas))
-    depth = np.minimum(edge, out)
-    keys = (safety, *(np.round(k, simplex.DIGITS) for k in (middle, -out, -depth)), ~inside)
-    return int(np.lexsort(keys)[0])
+    theirs = other.alphas[other.pick]
+    here = near.holds(theirs, nearest=True)
+    there = other.region().holds(seen.alphas[seen.pick], nearest=True)
+    return Agreement(_alpha(theirs), here, there, here and there)
 
 
 def _alpha(alpha: Array) -> Alpha:
