@@ -65,7 +65,7 @@ def candidates(T: int, steps: int) -> Array:
     and which leaves room for SPREAD Sobol points, rounded to it: a coarse grid of many tasks has no points with a weight on
     every task. `neighbours` adds what is beside the best. Raises InputError as `simplex.grid`.
     """
-    if T < 1 or steps < 1 or comb(steps + T - 1, T - 1) <= MOST:
+    if T < 1 or steps < 1 or small_grid(T, steps):
         return simplex.grid(T, steps)
     coarse = max(
         (n for n in range(1, steps) if steps % n == 0 and comb(n + T - 1, T - 1) <= MOST - SPREAD),
@@ -76,6 +76,17 @@ def candidates(T: int, steps: int) -> Array:
         np.unique(np.concatenate([np.rint(parts), _rounded(spread(T, SPREAD, seed=0), steps)]), axis=0)
         / steps
     )
+
+
+def distinct(alphas: Array) -> Array:
+    """The weightings [n, T] each once, to the ninth digit, in their order."""
+    first = {simplex.key(row): i for i, row in reversed(list(enumerate(alphas)))}
+    return np.asarray(alphas[sorted(first.values())])
+
+
+def small_grid(T: int, steps: int) -> bool:
+    """Whether the grid of T tasks has at most MOST weightings."""
+    return comb(steps + T - 1, T - 1) <= MOST
 
 
 def neighbours(alpha: ArrayLike, steps: int) -> Array:
