@@ -5,7 +5,7 @@ that the truth and the preview both scored; what the truth adds of its own noise
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from previa.errors import InputError
 from previa.study import bootstrap, quality, simplex
 from previa.study.bootstrap import Scored
-from previa.study.preview import Preview, metric_weights
+from previa.study.floors import candidates
+from previa.study.preference import Preference
+from previa.study.preview import Preview
 
 K = 5  # of regret_at_k
 FEWEST = 3  # weightings, for any of this to mean something
@@ -32,6 +34,8 @@ class Quality:
     or size-proportional weights, with 95 % intervals. mse = offset^2 + variance, offset = mean(preview - truth).
     weightings: shared ones; failed: those left out since the truth or the preview failed there. per_task: the same of each
     task's score, with the pick that is best for it alone.
+    With floors, the best true score and the preview's picks are of those that keep them, truly and as previewed (where none
+    does, of those that miss them by least); shortfall_at_pick: by how much the pick truly misses them, 0 without floors.
     """
 
     pick: Alpha
@@ -52,6 +56,7 @@ class Quality:
     weightings: int
     failed: int
     seconds: float
+    shortfall_at_pick: float = 0.0
     per_task: Mapping[str, "Quality"] = field(default_factory=dict)
 
 
@@ -92,14 +97,17 @@ def compare(
     uniform: ArrayLike,
     size_proportional: ArrayLike,
     weights: Mapping[str, float] | None = None,
+    preference: Preference | None = None,
     seed: int = 0,
 ) -> Comparison:
-    """The quality of each preview, judged by the truth; weights: how much each task counts, all the same by default.
+    """The quality of each preview, judged by the truth under a preference; weights: its metric weights alone.
 
-    Raises InputError when tasks differ or a preview shares fewer than three scored weightings with the truth.
+    Raises InputError when tasks differ, a preview shares fewer than three scored weightings with the truth, or as
+    `preference_of` and `Preference.check` do.
     """
     T = len(truth.tasks)
-    w = metric_weights(truth.tasks, weights)
+    wish = preference_of(weights, preference)
+    wish.check(truth.tasks)
     references = tuple(simplex.check_alphas(a, T, where="reference") for a in (uniform, size_proportional))
     if truth.ok.sum() < FEWEST:
         raise InputError(
@@ -107,7 +115,7 @@ def compare(
         )
     good = truth.rows(truth.ok)
     draws = bootstrap.resampled(good, seed=seed)
-    whole = bootstrap.scored(good, draws, w)
+    whole = bootstrap.valued(good, draws, wish)
     single = [bootstrap.scored(good, draws, one) for one in np.eye(T)]
 
     methods = {}
@@ -118,12 +126,19 @@ def compare(
             task: _quality(single[t], rows, seen.scores[:, t], references, failed, preview.seconds)
             for t, task in enumerate(truth.tasks)
         }
-        methods[name] = _quality(whole, rows, seen.scores @ w, references, failed, preview.seconds, per_task)
+        value = wish.value(seen.scores, seen.tasks)
+        found = _quality(
+            whole, rows, value, references, failed, preview.seconds,
+            allowed=(candidates(good.rows(rows), wish), candidates(seen, wish)),
+        )  # fmt: skip
+        missed = wish.shortfall(truth.scores[truth.index(found.pick)], truth.tasks)
+        methods[name] = replace(found, shortfall_at_pick=float(missed), per_task=per_task)
 
-    best = quality.ranking(whole.score, whole.alphas)[0]
+    allowed = np.flatnonzero(candidates(good, wish))
+    best = allowed[quality.ranking(whole.score[allowed], whole.alphas[allowed])[0]]
     at = [simplex.find(whole.alphas, reference) for reference in references]
     beside = [None if i is None else float(whole.score[i]) for i in at]
-    found = Truth(
+    judged = Truth(
         best_alpha=_alpha(whole.alphas[best]),
         best_score=float(whole.score[best]),
         uniform_score=beside[0],
@@ -132,7 +147,14 @@ def compare(
         failed=len(truth) - len(good),
         seconds=truth.seconds,
     )
-    return Comparison(truth.tasks, found, methods)
+    return Comparison(truth.tasks, judged, methods)
+
+
+def preference_of(weights: Mapping[str, float] | None, preference: Preference | None) -> Preference:
+    """The preference, or that of these metric weights. Raises InputError where both are given."""
+    if weights is not None and preference is not None:
+        raise InputError("give weights or a preference, which has weights of its own. Found both.")
+    return preference or Preference(weights=weights or {})
 
 
 def _shared(truth: Preview, preview: Preview, name: str) -> tuple[NDArray[np.intp], NDArray[np.intp], int]:
@@ -160,20 +182,25 @@ def _quality(
     references: tuple[NDArray[np.float64], ...],
     failed: int,
     seconds: float,
-    per_task: Mapping[str, Quality] | None = None,
+    allowed: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None,
 ) -> Quality:
-    """truth: all its weightings; rows: the shared ones [A]; p: the preview's scores there [A]."""
+    """truth: all its weightings; rows: the shared ones [A]; p: the preview's scores there [A].
+
+    allowed: the shared ones that may be the best, and those that the preview may pick, all by default.
+    """
     shared = truth.rows(rows)
     s, alphas = shared.score, shared.alphas
     order, best = quality.ranking(p, alphas), quality.ranking(s, alphas)
     first = quality.top(best, 0.25)
-    gains = [_gain(truth, int(rows[order[0]]), reference) for reference in references]
+    good, mine = allowed or (np.ones(len(s), bool),) * 2
+    picks, star = order[mine[order]], int(best[good[best]][0])
+    gains = [_gain(truth, int(rows[picks[0]]), reference) for reference in references]
     off = p - s
     return Quality(
-        pick=_alpha(alphas[order[0]]),
-        regret_at_1=max(0.0, float(s[best[0]] - s[order[0]])),  # ties differ in the last bit
-        regret_at_k=max(0.0, float(s[best[0]] - s[order[:K]].max())),
-        regret_noise=shared.regret_noise(int(best[0])),
+        pick=_alpha(alphas[picks[0]]),
+        regret_at_1=max(0.0, float(s[star] - s[picks[0]])),  # ties differ in the last bit
+        regret_at_k=max(0.0, float(s[star] - s[picks[:K]].max())),
+        regret_noise=shared.rows(np.flatnonzero(good)).regret_noise(int(good[:star].sum())),
         gain_over_uniform=gains[0][0],
         gain_over_uniform_interval=gains[0][1],
         gain_over_size_proportional=gains[1][0],
@@ -188,7 +215,6 @@ def _quality(
         weightings=len(s),
         failed=failed,
         seconds=seconds,
-        per_task=per_task or {},
     )
 
 

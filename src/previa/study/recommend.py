@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from previa.errors import InputError
 from previa.study import bootstrap, quality, region, sentence, simplex, verdict
 from previa.study.bootstrap import Gain, Scored
+from previa.study.compare import preference_of
 from previa.study.disagreement import FEWEST, WORSE, disagreement
 from previa.study.floors import Floor, candidates, candidates_drawn, floors_at, shortfall_drawn
 from previa.study.knee import knee_of
@@ -196,13 +197,6 @@ def recommend(
     what, why = verdict.verdict_of(found)
     found = replace(found, verdict=what, verdict_sentence=why)
     return replace(found, sentence=sentence.words(found))
-
-
-def preference_of(weights: Mapping[str, float] | None, preference: Preference | None) -> Preference:
-    """The preference, or that of these metric weights. Raises InputError where both are given."""
-    if weights is not None and preference is not None:
-        raise InputError("give weights or a preference, which has weights of its own. Found both.")
-    return preference or Preference(weights=weights or {})
 
 
 @dataclass(frozen=True, eq=False)
