@@ -15,6 +15,7 @@ from previa.run.one_method import OneMethod, evaluated_at
 from previa.run.sweep import Progress
 from previa.run.work import Work
 from previa.study import simplex
+from previa.study.item_noise import item_noise
 from previa.study.preference import Preference, experts_of
 from previa.study.preview import Preview
 from previa.study.search import (
@@ -22,7 +23,6 @@ from previa.study.search import (
     Goal,
     candidates,
     distinct,
-    item_noise,
     neighbours,
     number_to_start,
     small_grid,
@@ -61,7 +61,7 @@ class Aim:
     """What a search is for. relative: scores count as shares of those of the tasks' own experts, at the corners.
 
     tolerance: of goal "region": how far below the best is near-best; by default what other test items would change, as far as
-    per-item scores tell (`study.search.item_noise`).
+    per-item scores tell (`study.item_noise`).
     """
 
     goal: Goal = "best"

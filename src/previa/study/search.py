@@ -15,13 +15,15 @@ from previa.errors import InputError
 from previa.study import acquisition, simplex
 from previa.study._sobol import sobol
 from previa.study.preference import Preference
-from previa.study.preview import Preview
 from previa.study.surrogate import gaussian_process
 
 Array = NDArray[np.float64]
 Goal = Literal["best", "region"]
 Engine = Callable[..., int]
 """any function with the signature of `suggest`"""
+
+Predict = Callable[[Array, Array, Array], tuple[Array, Array]]
+"""(alphas [n, T], scores [n, T], at [C, T]) -> mean and deviation of every task's score there, [C, T] each"""
 
 GOALS: tuple[Goal, ...] = ("best", "region")
 MOST = 4000  # candidates: a suggestion looks at each, within half a second
@@ -115,13 +117,14 @@ def suggest(
     preference: Preference = PLAIN,
     goal: Goal = "best",
     tolerance: float | None = None,
+    predict: Predict | None = None,
 ) -> int:
     """The row of candidates [C, T] to evaluate next, given scores [n, T] at alphas [n, T]; never one of those.
 
     goal "best": the largest expected gain over the best value seen that keeps all floors; where none does, the largest
     probability to keep them. "region": the weighting of which it is least sure whether its value is within ``tolerance`` (by
     default RANGE of the range of values seen) of the best. Ties go to the nearest to uniform; where nothing is worth anything,
-    the farthest from all that was seen. The same data give the same row.
+    the farthest from all that was seen. The same data give the same row. predict: another surrogate than `gaussian_process`.
     Raises InputError where nothing was evaluated, or every candidate; for an unknown goal, a negative tolerance, shapes that do
     not fit; as `Preference.check`, `gaussian_process`.
     """
@@ -130,7 +133,7 @@ def suggest(
     free = unseen(c, a)
     if not len(free):
         raise InputError(f"suggest: all {len(c)} candidates were evaluated already.")
-    worth = _worth(a, y, tuple(tasks), c[free], preference, goal, tolerance)
+    worth = _worth(a, y, tuple(tasks), c[free], preference, goal, tolerance, predict or smooth)
     if not worth.max() > 0 and goal == "best":
         worth = np.linalg.norm(np.sqrt(c[free])[:, None] - np.sqrt(a)[None], axis=2).min(axis=1)
     order = simplex.by_safety(c[free])
@@ -152,43 +155,19 @@ def expected_gain(
     if best_of(y, tasks, preference) is None:
         found[free] = np.inf
     elif len(free):
-        found[free] = _worth(a, y, tuple(tasks), c[free], preference, "best", None)
+        found[free] = _worth(a, y, tuple(tasks), c[free], preference, "best", None, smooth)
     return found
+
+
+def smooth(alphas: Array, scores: Array, at: Array) -> tuple[Array, Array]:
+    """What one `gaussian_process` a task says: mean and deviation at weightings, [C, T] each."""
+    return gaussian_process(alphas, scores).predict(at)
 
 
 def best_of(scores: Array, tasks: Sequence[str], preference: Preference) -> float | None:
     """The best value of scores [n, T] that keep all floors, None where none do."""
     kept = preference.keeps(scores, tasks)
     return float(preference.value(scores, tasks)[kept].max()) if kept.any() else None
-
-
-def item_noise(preview: Preview, preference: Preference = PLAIN) -> float | None:
-    """By how much values near the best differ on other test items: 1.96 times the median paired deviation; None if unknown.
-
-    Of the best weighting and another a: sd^2 = sum_t w_t^2 var_i(x_ti(best) - x_ti(a)) / N_t, for the worst task the largest of
-    its terms; the median over the better half of the others. None without per-item scores of a task that counts.
-    """
-    good = preview.rows(preview.ok)
-    w, tasks = preference.w(preview.tasks), preview.tasks
-    parts = [
-        None if x is None else preference.seen(np.ones(len(tasks)), tasks)[t] * x
-        for t, x in enumerate(good.items)
-    ]
-    if len(good) < 2 or any(x is None for x, weight in zip(parts, w, strict=True) if weight > 0):
-        return None
-    value = preference.value(good.scores, tasks)
-    order = np.argsort(-value, kind="stable")
-    best, others = order[0], order[1 : 1 + max(1, len(good) // 2)]
-    terms = np.array(
-        [
-            (x[others].astype(np.float64) - x[best]).var(axis=1) / x.shape[1]
-            for x, weight in zip(parts, w, strict=True)
-            if x is not None and weight > 0
-        ]
-    )
-    counted = w[w > 0]
-    variance = terms.max(axis=0) if preference.worst else (counted**2) @ terms
-    return float(acquisition.WIDE * np.median(np.sqrt(variance)))
 
 
 def checked(
@@ -221,11 +200,12 @@ def near_level(values: Array, tolerance: float | None) -> float:
 
 
 def _worth(
-    a: Array, y: Array, tasks: tuple[str, ...], c: Array, preference: Preference, goal: Goal, tolerance: float | None
+    a: Array, y: Array, tasks: tuple[str, ...], c: Array, preference: Preference, goal: Goal, tolerance: float | None,
+    predict: Predict,
 ) -> Array:  # fmt: skip
     if goal not in GOALS:
         raise InputError(f"suggest: the goal should be one of {', '.join(GOALS)}. Found {goal!r}.")
-    mean, sd = gaussian_process(a, y).predict(c)
+    mean, sd = predict(a, y, c)
     mean, sd = preference.seen(mean, tasks), preference.seen(sd, tasks)
     best = best_of(y, tasks, preference)
     if goal == "region" and best is not None:
