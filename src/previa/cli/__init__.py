@@ -17,6 +17,7 @@ from previa.cli.finetune import finetune
 from previa.cli.merge import merge
 from previa.cli.posterior import posterior
 from previa.cli.preview import preview
+from previa.cli.results import compare, recommend, report
 from previa.cli.validate import validate
 from previa.errors import PreviaError
 
@@ -37,8 +38,8 @@ def cli() -> None:
 
 
 for command in (
-    study.demo, study.run, study.fit, preview, anchors, refine, study.recommend, study.compare, validate,
-    study.report, finetune, merge, posterior, export,
+    study.demo, study.run, study.fit, preview, anchors, refine, recommend, compare, validate,
+    report, finetune, merge, posterior, export,
 ):  # fmt: skip
     cli.add_command(command)
 

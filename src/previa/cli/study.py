@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from previa.cli._options import (
-    OUT,
-    QUIET,
-    RESULTS,
-    STUDY,
-    WEIGHT,
-    WORKERS,
-    cores,
-    opened,
-    pairs,
-    study_at,
-)
+from previa.cli._options import OUT, QUIET, STUDY, WORKERS, cores, opened, preference_of, study_at
 from previa.terminal import bars, paragraph, quality_table
 
 
@@ -123,96 +111,6 @@ def fit(study: Path, out: Path | None, workers: int | None, quiet: bool) -> None
     click.echo(f"Checkpoints and posteriors are in {found.out / 'runs'}. Next: previa preview {study}")
 
 
-@click.command(short_help="Which weighting to use, and how sure that is.")
-@RESULTS
-@click.option("--method", help="The preview to follow; the study's own choice otherwise.")
-@WEIGHT
-@click.option("--json", "as_json", is_flag=True, help="The whole recommendation as JSON.")
-def recommend(results: Path, method: str | None, metric_weight: tuple[str, ...], as_json: bool) -> None:
-    """Which weighting to use, how wide the near-best region is, and whether uniform weights would do as well.
-
-    \b
-    Example:
-      previa recommend study.toml --metric-weight safety=3
-    """
-    with _results(results, metric_weight, method) as (_, found):
-        advice = found.recommendation
-    if not as_json:
-        paragraph(advice.sentence)
-        return
-    click.echo(_json(advice, {"preview": found.merged}))
-
-
-@click.command(short_help="How good each preview is, where joint runs tell.")
-@RESULTS
-@WEIGHT
-@click.option("--json", "as_json", is_flag=True, help="The whole comparison as JSON.")
-def compare(results: Path, metric_weight: tuple[str, ...], as_json: bool) -> None:
-    """How good each preview is, where joint runs tell: regret first, mean squared error last.
-
-    \b
-    Example:
-      previa compare study.toml
-    """
-    from previa.errors import StudyError
-
-    with _results(results, metric_weight) as (_, found):
-        pass
-    if found.comparison is None:
-        raise StudyError(
-            f"{results}: fewer than three weightings have a joint run and a preview, so nothing can be compared. "
-            "`previa run` trains them at the weightings of [truth]."
-        )
-    click.echo(_json(found.comparison)) if as_json else quality_table(found)
-
-
-@click.command(short_help="Write report, summary, table and figures again.")
-@RESULTS
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder for the report; beside the results otherwise."
-)
-@WEIGHT
-def report(results: Path, out: Path | None, metric_weight: tuple[str, ...]) -> None:
-    """Write report.html, summary.json, preview.csv and the figures again from stored results.
-
-    \b
-    Example:
-      previa report demo-out/study.db
-    """
-    from previa.show.outputs import publish
-
-    with _results(results, metric_weight) as (store, found):
-        made = publish(store, found, out or store.path.parent)
-    click.echo("\n".join(str(path) for path in made))
-
-
-@contextmanager
-def _results(
-    path: Path, metric_weight: Sequence[str], method: str | None = None
-) -> Iterator[tuple[Any, Any]]:
-    """The store of a study file, in a folder of results, or the store file itself; and what follows from it.
-
-    A study file's metric weights and method count as it stands now, the options given before them.
-    """
-    from previa.show.outputs import Results
-    from previa.study.file import read_study
-    from previa.study.preference import Preference
-    from previa.study.store import Store
-
-    given = _weights(metric_weight)
-    study = read_study(path) if path.suffix == ".toml" else None
-    if study is not None:
-        path = study.out
-    with Store.read(path / "study.db" if path.is_dir() or study is not None else path) as store:
-        weights: dict[str, float] = {}
-        if study is not None:
-            weights = {task: w for task, w in study.metric_weights().items() if task in store.tasks}
-            own = study.recommend.method
-            if method is None and own in store.methods() and store.preview(own).ok.any():
-                method = own
-        yield store, Results.of(store, method=method, preference=Preference(weights={**weights, **given}))
-
-
 def publish(study: Any, out: Path | None = None, **wish: Any) -> None:
     """Write the outputs of a study's store, and print what they say: the table, the pick, how the preview was sharpened.
 
@@ -230,6 +128,7 @@ def publish(study: Any, out: Path | None = None, **wish: Any) -> None:
         quality_table(results)
         click.echo()
     paragraph(results.recommendation.sentence)
+    paragraph(f"Verdict: {results.recommendation.verdict_sentence}")
     for sentence in (results.summary["sharpened"] or {}).get("sentences", []):
         paragraph(sentence)
     for warning in results.summary["warnings"]:
@@ -259,16 +158,5 @@ def _hint(study: Any, store: Any, out: Path | None) -> str | None:
 
 
 def _weights(given: Sequence[str]) -> Mapping[str, float]:
-    found = {}
-    for name, value in pairs("--metric-weight", given).items():
-        try:
-            found[name] = float(value)
-        except ValueError as error:
-            raise click.BadParameter(f"{value!r} is no number", param_hint="--metric-weight") from error
-    return found
-
-
-def _json(found: Any, more: Mapping[str, Any] | None = None) -> str:
-    import json
-
-    return json.dumps({**found.to_dict(), **(more or {})}, indent=1, allow_nan=False)
+    """The metric weights of options TASK=W, as `validate` takes them."""
+    return dict(preference_of(given).weights)
