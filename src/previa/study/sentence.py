@@ -134,7 +134,9 @@ def _region(r: "Recommendation") -> list[str]:
         share = f"{100 * r.region_fraction:.3g} % of the weightings"
         text = [f"The preview does not tell its pick from {share}{by}{uniform}{centre}."]
         if r.reach > 0:
-            text.append(f"Any weighting whose weights differ from the pick's by at most {r.reach:.2g} is as good.")
+            text.append(
+                f"Any weighting whose weights differ from the pick's by at most {r.reach:.2g} is as good."
+            )
     if r.noise:
         text.append(f"Differences up to {r.noise:.2g} are no more than noise of the test items.")
     return text
