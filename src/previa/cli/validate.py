@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from previa.cli._options import OUT, QUIET, STUDY, WEIGHT, WORKERS, cores, opened, study_at
-from previa.cli.study import _weights, publish
+from previa.cli._options import (
+    FLOOR,
+    OUT,
+    QUIET,
+    RELATIVE,
+    STUDY,
+    WEIGHT,
+    WORKERS,
+    WORST,
+    cores,
+    opened,
+    preference_of,
+    study_at,
+)
+from previa.cli.study import publish
 from previa.terminal import bars, paragraph
 
 
@@ -29,6 +43,9 @@ from previa.terminal import bars, paragraph
 )
 @click.option("--method", help="The preview to validate; the study's own choice otherwise.")
 @WEIGHT
+@FLOOR
+@WORST
+@RELATIVE
 @click.option("--dry-run", is_flag=True, help="Only say what would be trained, and how long it takes.")
 def validate(
     study: Path,
@@ -40,6 +57,9 @@ def validate(
     template: Path | None,
     method: str | None,
     metric_weight: tuple[str, ...],
+    floor: tuple[str, ...],
+    worst: bool,
+    relative: bool,
     dry_run: bool,
 ) -> None:
     """Train a few true runs, or read their scores, and say how good the preview is: regret, ranking, offset.
@@ -54,7 +74,7 @@ def validate(
       previa validate study.toml --results runs.csv
     """
     from previa.run import validate as room
-    from previa.study.preference import Preference
+    from previa.study.preference import experts_of
     from previa.study.runs_csv import read_runs
 
     if template is not None and results is not None:
@@ -62,11 +82,15 @@ def validate(
     found = study_at(study, out)
     given = None if results is None else read_runs(results, found.names())
     number = runs if runs is not None else 0 if given else 3
-    wish = Preference(weights={**found.metric_weights(), **_weights(metric_weight)})
+    wish = preference_of(metric_weight, floor, worst)
+    wish = replace(wish, weights={**found.metric_weights(), **wish.weights})
     wish.check(found.names())
+    shown = {"method": method, "preference": wish, "relative": relative}
     with opened(found, study) as work:
         for sentence in room.ingest(work, given) if given is not None and not dry_run else ():
             paragraph(f"Note: {sentence}")
+        if relative:
+            wish = replace(wish, relative_to=experts_of(room.followed(work, method)[1]))
         plan = room.plan_runs(work, number, method=method, preference=wish)
         if template is not None:
             _template(work, plan, template)
@@ -89,7 +113,7 @@ def validate(
     if better is not None:
         paragraph(_corrected(better, validation))
     click.echo()
-    publish(found, out)
+    publish(found, out, **shown)
 
 
 def _plan(plan: Any, workers: int) -> None:
