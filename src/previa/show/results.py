@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,12 +14,18 @@ from previa.show._methods import GIVEN, TRUTH, is_map, place
 from previa.show.sharpened import sharpened
 from previa.show.summary import summary
 from previa.study.compare import FEWEST, Comparison, compare
+from previa.study.disagreement import FEWEST as RANKED
+from previa.study.disagreement import Disagreement, disagreement
 from previa.study.pareto import Fronts, compare_fronts
 from previa.study.preference import Preference, experts_of
 from previa.study.preview import Preview
 from previa.study.recommend import Recommendation, recommend
-from previa.study.simplex import key, show, uniform
+from previa.study.simplex import key, largest_grid, show, uniform
 from previa.study.store import Store
+from previa.study.surrogate import Interpolated, interpolated
+
+DENSE = 1001  # weightings of an interpolated map, at most: ten steps of five tasks
+SHARED = 0.5  # of the weightings of the preview that is followed: a method that shares fewer is left out of the disagreement
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,10 @@ class Results:
     fronts: Mapping[str, Fronts]
     """the Pareto front of each preview that shares enough weightings with the truth"""
     recommendation: Recommendation
+    surrogates: Mapping[str, Interpolated]
+    """of each preview of which only some weightings were evaluated, by a search: what lies between them"""
+    disagreement: Disagreement | None
+    """of the preview that is followed and the others; None where they share too few weightings"""
     summary: Mapping[str, Any]
 
     @property
@@ -81,20 +92,22 @@ class Results:
         comparison, fronts = None, {}
         if judged and truth is not None:
             fronts = {name: compare_fronts(truth, preview, name=name) for name, preview in judged.items()}
-            comparison = compare(truth, judged, uniform=even, size_proportional=sizes, weights=w)
+            comparison = compare(truth, judged, uniform=even, size_proportional=sizes, preference=wish)
+        between = _surrogates(store, scored)
+        others = {name: one for name, one in scored.items() if name not in (chosen, *_twins(scored))}
         recommendation = recommend(
             previews[chosen],
             uniform=even,
             size_proportional=sizes,
             truth=truth,
-            others={
-                name: preview for name, preview in scored.items() if name not in (chosen, *_twins(scored))
-            },
-            weights=w,
+            others=others,
+            preference=wish,
+            surrogate=between[chosen].preview if chosen in between else None,
         )
         sharper = sharpened(store, previews, truth, comparison, w)
         return cls(
-            truth, previews, chosen, wish, comparison, fronts, recommendation,
+            truth, previews, chosen, wish, comparison, fronts, recommendation, between,
+            _disagreement({chosen: scored[chosen], **others}, wish),
             summary(store, chosen, previews, truth, wish, comparison, fronts, recommendation, sharper),
         )  # fmt: skip
 
@@ -117,6 +130,28 @@ def _truth(store: Store) -> Preview | None:
         if len(more)
         else own
     )
+
+
+def _surrogates(store: Store, previews: Mapping[str, Preview]) -> dict[str, Interpolated]:
+    """Of each searched preview that has fewer weightings than its grid, or than a dense one."""
+    T, found = len(store.tasks), {}
+    for name, search in (store.get("searches") or {}).items():
+        dense = largest_grid(T, min(DENSE, math.comb(int(search["steps"]) + T - 1, T - 1)))
+        if name in previews and previews[name].ok.sum() < len(dense):
+            found[name] = interpolated(previews[name], dense)
+    return found
+
+
+def _disagreement(previews: Mapping[str, Preview], preference: Preference) -> Disagreement | None:
+    """Of those previews that share enough weightings with the first, which is the one that is followed."""
+    first, *others = previews.items()
+    keys = {key(alpha) for alpha in first[1].alphas[first[1].ok]}
+    alike = dict([first])
+    for name, one in others:
+        shared = keys & {key(alpha) for alpha in one.alphas[one.ok]}
+        if len(shared) > SHARED * len(keys):
+            alike, keys = {**alike, name: one}, shared
+    return disagreement(alike, preference) if len(alike) > 1 and len(keys) >= RANKED else None
 
 
 def _chosen(store: Store, names: list[str], scored: Mapping[str, Preview], method: str | None) -> str:
