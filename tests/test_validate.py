@@ -279,7 +279,8 @@ def test_the_command_proposes_writes_a_table_reads_it_and_redraws(folder, capsys
         mixture={"seeds": 1, "snapshots": 1},
         truth={"steps": 0},
     )
-    said = lambda *words: (main([*map(str, words), "--quiet"]), capsys.readouterr())  # noqa: E731
+    one = ("--quiet", "--workers", "1")
+    said = lambda *words: (main([*map(str, words), *one]), capsys.readouterr())  # noqa: E731
     said("preview", file)
     code, out = said("validate", file, "--runs", 3, "--dry-run")
     assert code == 0
