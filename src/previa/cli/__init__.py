@@ -12,6 +12,7 @@ from previa import __version__
 from previa.cli import study
 from previa.cli._options import InOrder
 from previa.cli.anchors import anchors, refine
+from previa.cli.check import check
 from previa.cli.export import export
 from previa.cli.finetune import finetune
 from previa.cli.merge import merge
@@ -38,7 +39,7 @@ def cli() -> None:
 
 
 for command in (
-    study.demo, study.run, study.fit, preview, anchors, refine, recommend, compare, validate,
+    study.demo, study.run, check, study.fit, preview, anchors, refine, recommend, compare, validate,
     report, finetune, merge, posterior, export,
 ):  # fmt: skip
     cli.add_command(command)
