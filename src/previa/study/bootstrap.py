@@ -97,11 +97,76 @@ def _interval(gains: Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def gain_between(one: float, other: float, drawn: Array | None, other_drawn: Array | None) -> Gain:
-    """Of one score over another, and of its draws [B] over the other's: paired where both are on the same resamples."""
-    if drawn is None or other_drawn is None:
-        return Gain(one - other)
-    return Gain(one - other, _interval(drawn - other_drawn))
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The best of a preview, chosen anew in each draw b of resampled items: its row a_b [B].
+
+    draws, unseen [B, A]: the preview's value on the items that each draw holds, and on those that it left out.
+    """
+
+    draws: Array
+    unseen: Array
+    rows: NDArray[np.intp]
+
+    @classmethod
+    def of(
+        cls, drawn: Scored, unseen: Array | None, allowed: NDArray[np.bool_] | None = None
+    ) -> "Choice | None":
+        """a_b = argmax_a s_b(a) over the items drawn; ties: the nearest to uniform. None without per-item scores.
+
+        allowed: in which draws a weighting may be chosen [B, A], in each draw one at least.
+        """
+        if drawn.draws is None or unseen is None:
+            return None
+        safe = simplex.by_safety(drawn.alphas)
+        s = drawn.draws if allowed is None else np.where(allowed, drawn.draws, -np.inf)
+        best = s.max(axis=1, keepdims=True) - drawn.slack
+        return cls(drawn.draws, unseen, safe[(s[:, safe] >= best).argmax(axis=1)])
+
+    def gain(self, over: int) -> Gain | None:
+        """How much better the choice is than weighting ``over``: `gain_of_choosing`."""
+        b = np.arange(len(self.rows))
+        gains = self.unseen[b, self.rows] - self.unseen[:, over]
+        gains = gains[np.isfinite(gains)]
+        return Gain(float(gains.mean()), _interval(gains)) if len(gains) else None
+
+    def optimism(self) -> float:
+        """By how much the score of the best is too high since it was chosen for it: 0.632 E_b[s_b(a_b) - u_b(a_b)].
+
+        0.632 N of the N items are in a draw: the estimator .632 of Efron (1983). 0 with too few items to leave any out.
+        """
+        b = np.arange(len(self.rows))
+        high = self.draws[b, self.rows] - self.unseen[b, self.rows]
+        high = high[np.isfinite(high)]
+        return 0.632 * float(high.mean()) if len(high) else 0.0
+
+    def share(self, other: Array, pick: int) -> float:
+        """How much of the optimism of the pick is in another number with draws [B], such as a score beside the pick.
+
+        beta = Cov_b(x_b, m_b) / Var_b(m_b), m_b = s_b(pick) - mean_a s_b(a): what makes one weighting better than others. It
+        is 1 of the pick's own score, and nearly 0 of a score on other items.
+        """
+        m = self.draws[:, pick] - self.draws.mean(axis=1)
+        m = m - m.mean()
+        square = float(m @ m)
+        return float(other @ m) / square if square > 0 else 0.0
+
+
+def gain_between(
+    one: tuple[float, Array | None], other: tuple[float, Array | None], choice: Choice | None, pick: int
+) -> Gain:
+    """Of one score, with its draws [B], over another's: paired where both are on the same resamples.
+
+    Where a preview's pick was chosen by scores on the same items, the difference is off by the share of the
+    optimism that is in it, which is taken away: value - beta(one - other) optimism, and the interval alike.
+    """
+    value = one[0] - other[0]
+    if one[1] is None or other[1] is None:
+        return Gain(value)
+    d = one[1] - other[1]
+    off = 0.0 if choice is None else choice.share(d, pick) * choice.optimism()
+    low, high = _interval(d)
+    return Gain(value - off, (low - off, high - off))
 
 
 def gain_of_choosing(
@@ -115,15 +180,8 @@ def gain_of_choosing(
     somewhat wide, the value honest or somewhat low. allowed: in which draws a weighting may be chosen [B, A], in each draw one
     at least. None without per-item scores, or with too few to leave any out.
     """
-    if drawn.draws is None or unseen is None:
-        return None
-    safe = simplex.by_safety(drawn.alphas)
-    s = drawn.draws if allowed is None else np.where(allowed, drawn.draws, -np.inf)
-    best = s.max(axis=1, keepdims=True) - drawn.slack
-    pick = safe[(s[:, safe] >= best).argmax(axis=1)]
-    gains = unseen[np.arange(len(unseen)), pick] - unseen[:, over]
-    gains = gains[np.isfinite(gains)]
-    return Gain(float(gains.mean()), _interval(gains)) if len(gains) else None
+    choice = Choice.of(drawn, unseen, allowed)
+    return None if choice is None else choice.gain(over)
 
 
 def resampled(preview: Preview, *, seed: int, draws: int = DRAWS) -> tuple[Array | None, ...]:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from previa.errors import InputError
 from previa.study import bootstrap, quality, region, sentence, simplex, verdict
-from previa.study.bootstrap import Gain, Scored
+from previa.study.bootstrap import Choice, Gain, Scored, gain_between
 from previa.study.compare import preference_of
 from previa.study.disagreement import FEWEST, WORSE, disagreement
 from previa.study.floors import Floor, candidates, candidates_drawn, floors_at, shortfall_drawn
@@ -158,7 +158,7 @@ def recommend(
     seen = _View.of(preview, tasks, wish, seed, "the preview")
     true = None if truth is None or not truth.ok.any() else _View.of(truth, tasks, wish, seed, "the truth")
     views = {name: _View.of(other, tasks, wish, seed, name) for name, other in (others or {}).items()}
-    near = seen.region(surrogate)
+    near, choice = seen.region(surrogate), seen.choice(seed)
     chosen = _point(seen.alphas[seen.pick], seen, true, u, near)
     beside = None if true is None else _beside(true, seen.alphas[seen.pick])
     middle = near.centre()
@@ -180,8 +180,8 @@ def recommend(
         centre_scores=_point(middle, seen, true, u, near),
         uniform=_point(u, seen, true, u, near),
         size_proportional=_point(p, seen, true, u, near),
-        **vars(_gain(seen, true, u, near, seed)),
-        over_size_proportional=_gain(seen, true, p, near, seed),
+        **vars(_gain(seen, true, u, near, choice)),
+        over_size_proportional=_gain(seen, true, p, near, choice),
         noise=region.noise(seen.scored, seen.pick, seen.allowed),
         floors=floors_at(
             seen.preview, seen.draws, wish, seen.pick,
@@ -190,7 +190,7 @@ def recommend(
         floors_kept=seen.keeps,
         uniform_misses=_misses(seen, true, u),
         knee=None if bend is None else _point(seen.alphas[seen.allowed][bend], seen, true, u, near),
-        **_training(seen, true, u),
+        **_training(seen, true, u, choice),
         others={name: _agreement(seen, near, view) for name, view in views.items()},
         **_doubts(seen, views, wish),
     )  # fmt: skip
@@ -247,6 +247,12 @@ class _View:
             return region.interpolated_region(surrogate, self.preference, self.alphas[self.pick], within)
         return region.near_best(judged, self.pick, allowed)
 
+    def choice(self, seed: int) -> Choice | None:
+        """The pick, chosen anew on resampled items; None without per-item scores."""
+        tasks, wish = self.preview.tasks, self.preference
+        unseen = wish.draws(bootstrap.unseen(self.preview, wish.w(tasks) > 0, seed=seed), tasks)
+        return Choice.of(self.scored, unseen, candidates_drawn(self.preview, self.draws, wish))
+
     def per_task(self, a: int) -> dict[str, float]:
         return {task: float(s) for task, s in zip(self.preview.tasks, self.preview.scores[a], strict=True)}
 
@@ -276,7 +282,9 @@ def _beside(true: _View, pick: Array, rows: Mask | None = None) -> int | None:
     return at if np.abs(true.alphas[at] - pick).max() <= NEAR + 10.0**-simplex.DIGITS else None
 
 
-def _gain(seen: _View, true: _View | None, over: Array, near: region.Region, seed: int) -> Against:
+def _gain(
+    seen: _View, true: _View | None, over: Array, near: region.Region, choice: Choice | None
+) -> Against:
     """The pick's gain over another weighting by the truth, at the trained weighting nearest to it, else between previews.
 
     The truth's items had no part in choosing the pick, the preview's had: there the choice is made anew in each draw.
@@ -293,18 +301,16 @@ def _gain(seen: _View, true: _View | None, over: Array, near: region.Region, see
         return Against(None, None, None, None)
     gain = seen.scored.gain(seen.pick, at)
     if seen.pick != at:  # over itself it is 0
-        parts = bootstrap.unseen(seen.preview, seen.preference.w(seen.preview.tasks) > 0, seed=seed)
-        unseen = seen.preference.draws(parts, seen.preview.tasks)
-        allowed = candidates_drawn(seen.preview, seen.draws, seen.preference)
-        gain = bootstrap.gain_of_choosing(seen.scored, unseen, at, allowed) or Gain(gain.value)
+        gain = (choice and choice.gain(at)) or Gain(gain.value)
     unsure = False if near.holds(over, nearest=near.rule == "surrogate") else None
     above = gain.interval[0] > seen.scored.slack if gain.interval else unsure
     return Against(gain, "preview", None, above)
 
 
-def _training(seen: _View, true: _View | None, uniform: Array) -> dict[str, Any]:
+def _training(seen: _View, true: _View | None, uniform: Array, choice: Choice | None) -> dict[str, Any]:
     """What joint training gains over the merged model, paired by test items, at the weighting nearest to the pick with both.
 
+    The pick was chosen for its high score on these items, which is taken off again (`gain_between`).
     Where a preview *is* the joint run, as at corners and anchors, the difference is 0 and speaks for no other weighting.
     """
     unknown = {"training_gain": None, "training_gain_at": None, "uniform_training_gain": None}
@@ -323,20 +329,20 @@ def _training(seen: _View, true: _View | None, uniform: Array) -> dict[str, Any]
         return unknown
     u = simplex.find(true.alphas, uniform)
     return {
-        "training_gain": _over_merged(true, b, seen, a),
+        "training_gain": _over_merged(true, b, seen, a, choice),
         "training_gain_at": _alpha(true.alphas[b]),
-        "uniform_training_gain": None if u is None else _over_merged(true, u, seen, a),
+        "uniform_training_gain": None if u is None else _over_merged(true, u, seen, a, choice),
     }
 
 
-def _over_merged(true: _View, b: int, seen: _View, a: int) -> Gain:
+def _over_merged(true: _View, b: int, seen: _View, a: int, choice: Choice | None) -> Gain:
     """Joint run b over merged model a, on the same resampled items where both were scored on as many."""
-    draws = true.scored.draws, seen.scored.draws
-    return bootstrap.gain_between(
-        float(true.scored.score[b]),
-        float(seen.scored.score[a]),
-        None if draws[0] is None else draws[0][:, b],
-        None if draws[1] is None else draws[1][:, a],
+    one, other = true.scored, seen.scored
+    return gain_between(
+        (float(one.score[b]), None if one.draws is None else one.draws[:, b]),
+        (float(other.score[a]), None if other.draws is None else other.draws[:, a]),
+        choice,
+        seen.pick,
     )
 
 

@@ -24,8 +24,8 @@ def verdict_of(r: "Recommendation") -> tuple[Verdict, str]:
     """The verdict on a recommendation whose numbers are known, and why, in one sentence; the first that holds of
 
     no weighting keeps the floors: so it is in the preview. ship: `not_gained`. uniform: the gain over uniform weights, which
-    keep the floors, is not detectable, and is at most the noise (or the joint runs have been seen, and do not tell them
-    apart). train: the gain is detectable, or uniform weights miss a floor that the pick keeps. validate first: all else, and
+    keep the floors, is not detectable, and its value is at most the noise, so that joint runs scored on the same items would
+    not show it (or did not show it). train: the gain is detectable, or uniform weights miss a floor that the pick keeps. validate first: all else, and
     where half of the other methods put the pick in their worse half, without any joint run there.
     """
     if not r.floors_kept:
