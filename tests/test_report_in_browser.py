@@ -114,10 +114,10 @@ def test_the_keyboard_walks_pins_and_lets_go(opened):
     assert weights[0] == "0.05"
     page.keyboard.press("Home")
     assert page.evaluate("document.activeElement.getAttribute('aria-label')").startswith("digits 0-3 0.")
-    page.get_by_role("button", name="Copy the command").focus()
+    page.get_by_role("button", name="Copy the command: Train it").focus()
     assert in_view(page)[0] == "In view"  # the command of the point one came from
-    page.get_by_role("button", name="Copy the command").press("Enter")
-    assert page.locator("#panel .command button").inner_text() in {"Copied", "Copy"}
+    page.get_by_role("button", name="Copy the command: Train it").press("Enter")
+    assert page.locator("#panel .command button").first.inner_text() in {"Copied", "Copy"}
     cells(page, "mixture").nth(5).focus()
     page.evaluate("document.activeElement.blur()")
     assert in_view(page) == ("Pinned", weights)

@@ -12,6 +12,7 @@ const quality = data.comparison?.methods ?? {};
 
 // show: -1 is the mean over tasks, otherwise a task's number. level: "score", or "gap" below a map's own best.
 const state = { method: data.chosen, show: -1, level: "score", hover: null, pin: null };
+// A change of the preference goes through `prefer` (1_preference.js), which is told apart by change.wish.
 const listeners = [];
 const update = (change) => {
   if ("hover" in change && change.hover === state.hover && !("pin" in change)) return;
@@ -66,23 +67,10 @@ const duration = (seconds) => {
   return `${Math.floor(seconds / 3600)} h ${Math.round((seconds % 3600) / 60)} min`;
 };
 
-// Scores
-
-const importance = data.importance; // how much each task counts in the mean; sums to 1
-const meanOf = (scores) =>
-  scores.some((s) => s === null) ? null : scores.reduce((sum, s, t) => sum + s * importance[t], 0);
-const valueAt = (method, row, show = state.show) =>
-  show < 0 ? meanOf(method.scores[row]) : method.scores[row][show];
-const values = (method, show = state.show) => method.scores.map((_, row) => valueAt(method, row, show));
 const extent = (numbers) =>
   numbers.filter(isNumber).reduce(([low, high], x) => [Math.min(low, x), Math.max(high, x)], [Infinity, -Infinity]);
-const same = (a, b) => a.every((x, t) => Math.abs(x - b[t]) < 1e-6); // weights are of order one
-const rowAt = (method, alpha) => method.alphas.findIndex((other) => same(alpha, other));
-const range = extent(data.methods.flatMap((m) => values(m, -1)));
-const digits = Math.max(0, Math.min(5, 3 - Math.floor(Math.log10(Math.max(range[1] - range[0], 1e-3)) + 1)));
-const score = (x) => fixed(x, digits);
-const shown = () => (state.show < 0 ? "mean over tasks" : data.tasks[state.show]);
-const weights = (alpha) => alpha.map((a, t) => `${data.tasks[t]} ${weight(a)}`).join(", ");
+
+// Axes
 
 const ticks = (low, high, about = 5) => {
   const raw = (high - low || 1) / about;
@@ -107,67 +95,3 @@ const ruler = (marks) =>
       return span;
     }),
   );
-
-// Colours: viridis, uniform to the eye and ordered by lightness alone
-
-const VIRIDIS = [
-  "440154",
-  "48186a",
-  "472d7b",
-  "424086",
-  "3b528b",
-  "33638d",
-  "2c728e",
-  "26828e",
-  "21918c",
-  "1fa088",
-  "28ae80",
-  "3fbc73",
-  "5ec962",
-  "84d44b",
-  "addc30",
-  "d8e219",
-  "fde725",
-].map((hex) => [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16)));
-const viridis = (x) => {
-  const place = Math.max(0, Math.min(1, x)) * (VIRIDIS.length - 1);
-  const low = Math.min(Math.floor(place), VIRIDIS.length - 2);
-  return `rgb(${VIRIDIS[low].map((c, i) => Math.round(c + (VIRIDIS[low + 1][i] - c) * (place - low))).join(" ")})`;
-};
-
-// One scale for the truth and every preview, so that choosing another method never changes what a colour means.
-const scale = () => {
-  const all = data.methods.map((m) => values(m));
-  if (state.level === "score") {
-    const [low, high] = extent(all.flat());
-    return { level: "score", low, high, of: () => (v) => viridis(high > low ? (v - low) / (high - low) : 0.5) };
-  }
-  const largest =
-    Math.max(
-      ...all
-        .map((v) => {
-          const [low, high] = extent(v);
-          return high - low;
-        })
-        .filter(isNumber),
-      0,
-    ) || 1;
-  const noise = state.show < 0 ? extent(Object.values(quality).map((q) => q?.regret_noise))[1] : -Infinity;
-  const known = noise > largest / 256 && noise < largest / 4;
-  let edge = known ? noise : largest / 64;
-  const bands = [];
-  for (; edge < largest; edge *= 2) bands.push(edge);
-  bands.push(largest);
-  const colour = (gap) =>
-    viridis(1 - (bands.findIndex((b) => gap <= b * (1 + 1e-9)) / Math.max(1, bands.length - 1)) * 0.96);
-  return {
-    level: "gap",
-    bands,
-    known,
-    colour,
-    of: (method) => {
-      const best = extent(values(method))[1];
-      return (v) => colour(best - v);
-    },
-  };
-};

@@ -21,10 +21,28 @@ const markers = {
   pinned: (x, y) => [svg("circle", { class: "pinned", cx: x, cy: y, r: 7.5 })],
 };
 
+const plusMinus = (half) => (isNumber(half) ? ` ± ${score(half)}` : "");
 const describe = (method, row) => {
   const scores = method.scores[row];
   if (scores[0] === null) return `${weights(method.alphas[row])}: not scored`;
-  return `${weights(method.alphas[row])}: mean ${score(meanOf(scores))}; ${data.tasks.map((t, i) => `${t} ${score(scores[i])}`).join(", ")}`;
+  const each = data.tasks.map((t, i) => `${t} ${score(scores[i])}${plusMinus(halfOf(method, row, i))}`);
+  const missed = floored() && !keeps(scores) ? "; misses a floor" : "";
+  return `${weights(method.alphas[row])}: ${measure()} ${score(worth(scores))}; ${each.join(", ")}${missed}`;
+};
+
+// Every weighting's colour; what misses a floor is faint, and struck through where there is room.
+const coloured = (method, shapes) => {
+  const colour = scale().of(method);
+  const { short } = ofWish(method);
+  values(method).forEach((value, row) => {
+    shapes[row].setAttribute("fill", value === null ? "transparent" : colour(value));
+    shapes[row].classList.toggle("empty", value === null);
+    shapes[row].classList.toggle("short", short[row] > 0);
+  });
+};
+const slashed = (method, places, r = 3.4) => {
+  const { short } = ofWish(method);
+  return places.map(([x, y], row) => (short[row] > 0 ? `M${(x - r).toFixed(1)} ${(y + r).toFixed(1)}l${2 * r} ${-2 * r}` : "")).join("");
 };
 
 const nearest = (places, from, direction) => {
@@ -43,8 +61,8 @@ const nearest = (places, from, direction) => {
 
 // root: the SVG or group that holds the shapes; method: what it shows; places: [x, y] of each row; shapes: the element of each row;
 // locate: the [x, y] of any weighting, where the picture has a place for those that were not scored; bare: without the marks
-// of picks and of uniform weights, where points lie too close for them.
-const livePoints = (root, method, places, shapes, locate, bare = false) => {
+// of picks and of uniform weights, where points lie too close for them; draw: other marks than these, by kind and row.
+const livePoints = (root, method, places, shapes, { locate = null, bare = false, draw = null } = {}) => {
   const overlay = svg("g", { class: "over", "aria-hidden": "true" });
   root.append(overlay);
   let current = method.pick ?? 0;
@@ -63,7 +81,6 @@ const livePoints = (root, method, places, shapes, locate, bare = false) => {
       {
         role: "button",
         tabindex: row === current ? "0" : "-1",
-        "aria-label": describe(method, row),
         "aria-pressed": "false",
         "data-row": row,
       },
@@ -117,11 +134,12 @@ const livePoints = (root, method, places, shapes, locate, bare = false) => {
   });
   const stamp = (kind, alpha) => {
     const row = alpha ? rowAt(method, alpha) : -1;
+    if (row >= 0 && draw) return draw(kind, row);
     if (row >= 0) return markers[kind](...places[row]);
     return alpha && locate ? markers[kind](...locate(alpha)) : [];
   };
   const fixedMarks = () => [
-    ...(method.key === data.chosen ? (recommendation.region ?? []).flatMap((alpha) => stamp("region", alpha)) : []),
+    ...(method.truth ? [] : regionOf(method).flatMap((alpha) => stamp("region", alpha))),
     ...anchorsOf(method).flatMap((alpha) => stamp("anchor", alpha)),
     ...stamp(
       "uniform",
@@ -130,8 +148,11 @@ const livePoints = (root, method, places, shapes, locate, bare = false) => {
     ...(truth && truth.pick !== null ? stamp("best", truth.alphas[truth.pick]) : []),
     ...(!method.truth && method.pick !== null ? stamp("pick", method.alphas[method.pick]) : []),
   ];
-  let pressed = -1;
+  let pressed = -1,
+    said = null;
   return () => {
+    if (said !== cache) shapes.forEach((shape, row) => shape.setAttribute("aria-label", describe(method, row)));
+    said = cache; // a new preference has a new one
     overlay.replaceChildren(...(bare ? [] : fixedMarks()), ...stamp("pinned", state.pin), ...stamp("here", state.hover));
     if (pressed >= 0) shapes[pressed].setAttribute("aria-pressed", "false");
     pressed = state.pin ? rowAt(method, state.pin) : -1;

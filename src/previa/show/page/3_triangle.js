@@ -67,15 +67,15 @@ const sides = () =>
     }),
   );
 
-const triangle = (method) => {
-  const places = method.alphas.map((alpha) => place(alpha));
+// Its cells and names; places: [x, y] of each; what: said to those who do not see it.
+const triangleOf = (places, titles, what) => {
   const shapes = cells(places).map((polygon) =>
     svg("path", {
       class: "cell",
       d: polygon.length ? `M${polygon.map((p) => p.map((c) => c.toFixed(2)).join(" ")).join("L")}Z` : "M0 0",
     }),
   );
-  const names = data.tasks.map((task, t) =>
+  const names = titles.map((task, t) =>
     svg(
       "text",
       { class: "name", x: [200, 0, 400][t], y: [14, 372, 372][t], "text-anchor": ["middle", "start", "end"][t] },
@@ -88,21 +88,29 @@ const triangle = (method) => {
     {
       viewBox: "0 0 400 382",
       role: "group",
-      "aria-label": `${method.label}: one cell for each weighting. Arrow keys walk, Enter pins.`,
+      "aria-label": what,
     },
     ...shapes,
     svg("path", { class: "edge over", d: `M${CORNERS.map((c) => c.join(" ")).join("L")}Z` }),
     ...sides(),
     ...names,
   );
-  const marks = livePoints(root, method, places, shapes, place);
+  return { root, shapes };
+};
+
+const triangle = (method) => {
+  const places = method.alphas.map((alpha) => place(alpha));
+  const { root, shapes } = triangleOf(
+    places,
+    data.tasks,
+    `${method.label}: one cell for each weighting. Arrow keys walk, Enter pins.`,
+  );
+  const slashes = svg("path", { class: "slash over" });
+  root.append(slashes);
+  const marks = livePoints(root, method, places, shapes, { locate: place });
   const paint = () => {
-    const colour = scale().of(method);
-    values(method).forEach((value, row) => {
-      if (value === null) shapes[row].setAttribute("fill", "transparent");
-      else shapes[row].setAttribute("fill", colour(value));
-      shapes[row].classList.toggle("empty", value === null);
-    });
+    coloured(method, shapes);
+    slashes.setAttribute("d", slashed(method, places));
     marks();
   };
   return { node: framed(method, root, ""), paint, marks };

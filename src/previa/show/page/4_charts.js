@@ -46,7 +46,7 @@ const curves = () => {
   // one chart: the truth, the chosen preview, and the others behind them
   const chosen = byKey.get(state.method);
   const drawn = [...previews.filter((m) => m !== chosen), ...(truth && truth !== chosen ? [truth] : []), chosen];
-  const half = (state.level === "score" && state.show < 0 && bandOf(chosen)?.half_width) || 0;
+  const half = (state.level === "score" && state.show < 0 && isStored() && bandOf(chosen)?.half_width) || 0;
   const y = padded([...drawn.flatMap(heights), ...sorted(chosen).flatMap(([, v]) => (half ? [v - half, v + half] : []))]);
   const title = state.level === "gap" ? "below each curve's own best" : `${shorten(shown(), 40)} (${data.unit})`;
   const frame = axes(
@@ -65,7 +65,7 @@ const curves = () => {
     frame.node,
   );
   const painters = [];
-  if (state.level === "score" && state.show < 0) root.append(...banded(chosen, frame));
+  if (half) root.append(...banded(chosen, frame));
   for (const method of drawn) {
     const xs = method.alphas.map((a) => frame.sx(a[0])),
       ys = heights(method).map((v) => (v === null ? null : frame.sy(v)));
@@ -78,7 +78,7 @@ const curves = () => {
     );
     if (method !== chosen && method !== truth) continue;
     const shapes = xs.map((x, i) =>
-      svg("circle", { class: `point ${method.truth ? "truth" : ""}`, cx: x, cy: ys[i] ?? frame.sy(y.low), r: 4.5 }),
+      svg("circle", { class: `point ${method.truth ? "truth" : ""} ${ofWish(method).short[i] > 0 ? "short" : ""}`, cx: x, cy: ys[i] ?? frame.sy(y.low), r: 4.5 }),
     );
     const group = svg("g", {}, ...shapes);
     root.append(group);
@@ -126,17 +126,13 @@ const scatter = (method) => {
     },
     frame.node,
     ...shapes
-      .map((shape, row) => [meanOf(method.scores[row]) ?? -Infinity, shape])
+      .map((shape, row) => [worth(method.scores[row]) ?? -Infinity, shape])
       .sort((a, b) => a[0] - b[0])
       .map(([, shape]) => shape),
   ); // the best on top
   const marks = livePoints(root, method, places, shapes);
   const paint = () => {
-    const colour = scale().of(method);
-    values(method).forEach((value, row) => {
-      shapes[row].setAttribute("fill", value === null ? "transparent" : colour(value));
-      shapes[row].classList.toggle("empty", value === null);
-    });
+    coloured(method, shapes);
     marks();
   };
   return { node: framed(method, root, ""), paint, marks };

@@ -75,7 +75,15 @@ const frontChart = (drawn, method, [i, j], ranges) => {
       .sort((a, b) => a[0] - b[0])
       .map(([, shape]) => shape),
   );
-  return { node: el("figure", {}, root), marks: shapes.length ? livePoints(root, named, places, shapes, null, true) : () => {} };
+  const bend = svg("g", { class: "over", "aria-hidden": "true" });
+  root.append(bend);
+  const knee = (alpha) => {
+    const row = alpha ? drawn.alphas.findIndex((other) => same(alpha, other)) : -1;
+    const [x, y] = places[row] ?? [];
+    bend.replaceChildren(...(row < 0 ? [] : [svg("path", { class: "knee", d: `M${x} ${y - 9}l8 14h-16z` })]));
+  };
+  const marks = shapes.length ? livePoints(root, named, places, shapes, { bare: true }) : () => {};
+  return { node: el("figure", {}, root), marks, knee };
 };
 
 let frontCharts = [];
@@ -129,6 +137,7 @@ const tradeoffs = () => {
       Object.keys(FRONT_WORDS)
         .filter((kind) => drawn.kinds.includes(kind))
         .map((kind) => item(frontMark(kind, 0, 0), FRONT_WORDS[kind](what))),
+      item(svg("path", { class: "knee", d: "M0 -8l8 14h-16z" }), "knee of the previewed front"),
       judged ? item(ghost(0, 0), "previewed scores of the previewed front, biased low") : null,
       item(
         svg("path", { class: "stairs", d: "M-9 0H9" }),
@@ -137,6 +146,7 @@ const tradeoffs = () => {
     ),
   );
   frontMarks();
+  knees();
 };
 
 const frontMarks = () => {
@@ -150,5 +160,6 @@ const frontMarks = () => {
 
 listeners.push((change) => {
   if ("method" in change) tradeoffs();
+  else if (change.wish) knees();
   else if ("hover" in change || "pin" in change) frontMarks();
 });

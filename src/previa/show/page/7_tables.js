@@ -1,4 +1,4 @@
-// All weightings as a table, and what it all cost.
+// All weightings as a table; a row pointed at is the weighting in view, in every picture.
 
 const table = { key: "mean", down: true, all: false };
 const weightings = () => {
@@ -17,14 +17,17 @@ const weightings = () => {
       of: (row) => method.scores[row][i],
       text: score,
     })),
-    { key: "mean", name: "mean", of: (row) => meanOf(method.scores[row]), text: score },
+    { key: "mean", name: measure(), of: (row) => worth(method.scores[row]), text: score },
     ...(truth && truth !== method
-      ? [{ key: "truth", name: "true mean", of: (row) => scoreOf(truth, method.alphas[row]), text: score }]
+      ? [{ key: "truth", name: `true ${measure()}`, of: (row) => scoreOf(truth, method.alphas[row]), text: score }]
       : []),
   ];
   const column = columns.find((c) => c.key === table.key) ?? columns.find((c) => c.key === "mean");
   const keyed = method.alphas.map((_, row) => [column.of(row), row]);
+  const { kept, allowed } = ofWish(method);
+  const filtered = floored() && kept; // where none keeps the floors, all are listed
   const sorted = keyed
+    .filter(([, row]) => !filtered || allowed[row])
     .sort(([a, i], [b, j]) => (a === null) - (b === null) || (table.down ? b - a : a - b) || i - j)
     .map(([, row]) => row);
   const drawn = table.all ? sorted : sorted.slice(0, most);
@@ -38,7 +41,9 @@ const weightings = () => {
     el(
       "p",
       { class: "note" },
-      `${method.label}: ${drawn.length} of ${sorted.length} weightings. Click a heading to sort.`,
+      `${method.label}: ${drawn.length} of ${sorted.length} weightings${
+        filtered ? ` that keep the floors, of ${method.alphas.length} in all` : floored() ? "; none keeps the floors" : ""
+      }. Click a heading to sort, a row to pin it.`,
     ),
     el(
       "div",
@@ -69,10 +74,10 @@ const weightings = () => {
         el(
           "tbody",
           {},
-          drawn.map((row) =>
+          drawn.map((row, i) =>
             el(
               "tr",
-              {},
+              { "data-row": row, tabindex: i ? "-1" : "0", "aria-label": describe(method, row) },
               columns.map((c) => {
                 const v = c.of(row);
                 return el("td", {}, isNumber(v) ? c.text(v) : "–");
@@ -101,68 +106,54 @@ const weightings = () => {
         )
       : null,
   );
+  linked(method);
 };
 
-const costs = () => {
-  const listed = Object.entries(facts.seconds ?? {})
-    .filter(([name, s]) => isNumber(s) && name !== "joint" && !name.startsWith("preview/"))
-    .map(([name, s]) => [name.replaceAll("_", " "), s]);
-  const rows = [
-    ...listed,
-    ...previews.map((m) => [`preview: ${m.short}`, m.seconds, m.alphas.length]),
-    ...(truth ? [["joint training: the truth", truth.seconds, truth.alphas.length]] : []),
-  ].filter(([, s]) => isNumber(s));
-  const most = Math.max(...rows.map(([, s]) => s), 1e-9);
-  const cheapest = chosenPreview?.seconds / chosenPreview?.alphas.length,
-    trained = truth?.seconds / truth?.alphas.length;
-  put(
-    "costs",
-    isNumber(cheapest) && isNumber(trained) && cheapest > 0
-      ? el(
-          "p",
-          { class: "note" },
-          `One previewed weighting (${chosenPreview.label}) took ${duration(cheapest)}, one joint training ${duration(trained)}: ${Math.round(trained / cheapest).toLocaleString("en")} times as long. The task finetunings are needed once, before any preview.`,
-        )
-      : null,
-    el(
-      "div",
-      { class: "scroll" },
-      el(
-        "table",
-        {},
-        el(
-          "thead",
-          {},
-          el(
-            "tr",
-            {},
-            ["What", "time", "weightings", "each"].map((h) => el("th", { scope: "col" }, h)),
-          ),
-        ),
-        el(
-          "tbody",
-          {},
-          rows.map(([name, s, n]) =>
-            el(
-              "tr",
-              {},
-              el("th", { scope: "row" }, name),
-              el(
-                "td",
-                { class: "bar" },
-                duration(s),
-                svg(
-                  "svg",
-                  { viewBox: "0 0 100 4", preserveAspectRatio: "none", "aria-hidden": "true" },
-                  svg("rect", { width: (100 * s) / most, height: 4, fill: "var(--accent)" }),
-                ),
-              ),
-              el("td", {}, n ?? ""),
-              el("td", {}, n ? duration(s / n) : ""),
-            ),
-          ),
-        ),
-      ),
-    ),
-  );
+// Rows and pictures show each other: pointing, focus, arrow keys, Enter.
+const linked = (method) => {
+  const body = at("weightings").querySelector("tbody");
+  const rowOf = (event) => event.target.closest("tr[data-row]");
+  const alphaOf = (tr) => method.alphas[Number(tr.dataset.row)];
+  const pin = (tr) => {
+    const again = state.pin && same(state.pin, alphaOf(tr));
+    update({ pin: again ? null : alphaOf(tr), hover: null });
+  };
+  body.addEventListener("pointerover", (event) => {
+    const tr = rowOf(event);
+    if (tr && event.pointerType === "mouse") update({ hover: alphaOf(tr) });
+  });
+  body.addEventListener("pointerleave", () => update({ hover: null }));
+  body.addEventListener("focusin", (event) => {
+    const tr = rowOf(event);
+    if (tr?.matches(":focus-visible")) update({ hover: alphaOf(tr) });
+  });
+  body.addEventListener("focusout", () => update({ hover: null }));
+  body.addEventListener("click", (event) => {
+    const tr = rowOf(event);
+    if (tr) pin(tr);
+  });
+  body.addEventListener("keydown", (event) => {
+    const tr = rowOf(event);
+    const step = { ArrowDown: tr?.nextElementSibling, ArrowUp: tr?.previousElementSibling }[event.key];
+    if (event.key === "Enter") pin(tr);
+    else if (event.key === "Escape") update({ pin: null });
+    else if (step) {
+      tr.tabIndex = -1;
+      step.tabIndex = 0;
+      step.focus();
+    } else if (!event.key.startsWith("Arrow")) return;
+    event.preventDefault();
+  });
+  rowMarks();
+};
+const rowMarks = () => {
+  const method = byKey.get(state.method);
+  for (const tr of at("weightings").querySelectorAll("tr.seen, tr.held")) tr.classList.remove("seen", "held");
+  for (const [alpha, kind] of [
+    [state.hover, "seen"],
+    [state.pin, "held"],
+  ]) {
+    const row = alpha ? rowAt(method, alpha) : -1;
+    if (row >= 0) at("weightings").querySelector(`tr[data-row="${row}"]`)?.classList.add(kind);
+  }
 };

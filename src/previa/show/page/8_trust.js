@@ -60,6 +60,9 @@ const trust = () => {
           warnings.map((w) => el("li", {}, w)),
         )
       : el("p", { class: "note" }, "No warnings were raised in this study."),
+    preflight().length
+      ? [el("h3", {}, "Checked before the previews"), el("ul", { class: "checks", "aria-label": "Checks" }, preflight())]
+      : null,
     el(
       "ul",
       { class: "facts" },

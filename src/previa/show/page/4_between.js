@@ -1,0 +1,154 @@
+// Of a search: what a Gaussian process makes of few evaluated weightings. And where methods disagree. Neither was measured.
+
+const between = { what: "scores" };
+
+const landscapeOf = (method) => {
+  const found = data.surrogates?.[method.key];
+  if (!found) return null;
+  const value = found.scores.map(worth);
+  const sd = found.sd.map((row, i) => {
+    if (!wish.worst) return Math.hypot(...row.map((x, t) => (w[t] * x) / (wish.relative ? experts[t] : 1)));
+    const each = found.scores[i].map((s, t) => (w[t] > 0 ? seen(s, t) : Infinity));
+    const t = each.indexOf(Math.min(...each));
+    return row[t] / (wish.relative ? experts[t] : 1);
+  });
+  return {
+    alphas: found.alphas,
+    scores: state.show < 0 ? value : found.scores.map((s) => s[state.show]),
+    sd: state.show < 0 ? sd : found.sd.map((s) => s[state.show]),
+  };
+};
+
+// A triangle of numbers that are no weighting's own: read by pointing, never pinned, in no table.
+const readOnly = (alphas, numbers, colours, evaluated, say) => {
+  const { root, shapes } = triangleOf(alphas.map(place), data.tasks, say(numbers.indexOf(extent(numbers)[1])));
+  root.setAttribute("role", "img");
+  shapes.forEach((shape, i) => {
+    shape.classList.add("read");
+    shape.setAttribute("fill", colours(numbers[i]));
+    shape.append(svg("title", {}, say(i)));
+  });
+  const dots = evaluated.map((alpha) => place(alpha)).map(([x, y]) => svg("circle", { class: "dot", cx: x, cy: y, r: 3 }));
+  root.append(svg("g", { class: "over" }, dots));
+  return root;
+};
+
+const surrogateMap = (method) => {
+  const found = landscapeOf(method);
+  const evaluated = method.alphas.filter((_, row) => method.scores[row][0] !== null);
+  const search = facts.searches?.[method.key];
+  const said = `${evaluated.length} weightings were evaluated${
+    isNumber(search?.candidates) ? ` of ${search.candidates} candidates` : ""
+  }${search?.why_ended ? `; the search ended: ${String(search.why_ended).replace(/\.$/, "")}` : ""}.`;
+  const sure = between.what === "sd";
+  const numbers = sure ? found.sd : found.scores;
+  const picture = () => {
+    if (T === 2) return surrogateCurve(method, found);
+    if (T > 3) return el("p", { class: "note" }, "For more than three tasks it is not drawn here.");
+    const [low, high] = sure ? [0, extent(numbers)[1]] : (({ low, high }) => [low, high])(plainScale());
+    const colour = (v) => viridis(high > low ? (sure ? 1 - (v - low) / (high - low) : (v - low) / (high - low)) : 0.5);
+    const say = (i) => `interpolated at ${weights(found.alphas[i])}: ${score(found.scores[i])} ± ${score(Z * found.sd[i])}`;
+    return el(
+      "figure",
+      { "data-surrogate": method.key },
+      el(
+        "figcaption",
+        {},
+        el("b", {}, `Interpolated: ${method.label}`),
+        el(
+          "small",
+          {},
+          sure
+            ? `standard deviation of the interpolated ${shown()}, up to ${score(high)}: the yellower, the surer`
+            : `${shown()} by a Gaussian process; same colours as the maps above`,
+        ),
+      ),
+      readOnly(found.alphas, numbers, colour, evaluated, say),
+    );
+  };
+  return el(
+    "div",
+    { class: "block" },
+    el("h3", {}, "Between the evaluated weightings: interpolated"),
+    el("p", { class: "note" }, `${said} Dots are evaluated; all else is interpolated, and is in no table of this page.`),
+    T === 3
+      ? radios(
+          "between",
+          "Show",
+          [
+            ["scores", "score"],
+            ["sd", "uncertainty"],
+          ],
+          between.what,
+          (what) => {
+            between.what = what;
+            inBetween();
+            document.querySelector(`input[name=between][value=${what}]`).focus();
+          },
+        )
+      : null,
+    el("div", { class: "small-maps" }, picture()),
+  );
+};
+const plainScale = () => {
+  const [low, high] = extent(data.methods.flatMap((m) => values(m)));
+  return { low, high };
+};
+
+const surrogateCurve = (method, found) => {
+  const order = found.alphas.map((a, i) => [a[0], i]).sort((a, b) => a[0] - b[0]).map(([, i]) => i);
+  const ends = order.flatMap((i) => [found.scores[i] - Z * found.sd[i], found.scores[i] + Z * found.sd[i]]);
+  const frame = axes(
+    { low: 0, high: 1 },
+    padded([...ends, ...values(method)]),
+    [`weight of ${shorten(data.tasks[0], 24)}`, `${shorten(shown(), 40)} (${data.unit})`],
+    { left: 48, right: 392, top: 30, bottom: 300 },
+  );
+  const point = (i, v) => `${frame.sx(found.alphas[i][0]).toFixed(2)} ${frame.sy(v).toFixed(2)}`;
+  const upper = order.map((i) => point(i, found.scores[i] + Z * found.sd[i]));
+  const lower = [...order].reverse().map((i) => point(i, found.scores[i] - Z * found.sd[i]));
+  const dots = method.alphas.map((a, row) => [a, valueAt(method, row)]).filter(([, v]) => isNumber(v));
+  return el(
+    "figure",
+    { "data-surrogate": method.key },
+    el("figcaption", {}, el("b", {}, `Interpolated: ${method.label}`), el("small", {}, "a Gaussian process, shaded ± 95 %")),
+    svg(
+      "svg",
+      { viewBox: "0 0 400 345", role: "img", "aria-label": "Interpolated curve with its uncertainty" },
+      frame.node,
+      svg("path", { class: "band", d: `M${[...upper, ...lower].join("L")}Z` }),
+      svg("path", { class: "line on", d: `M${order.map((i) => point(i, found.scores[i])).join("L")}` }),
+      dots.map(([a, v]) => svg("circle", { class: "dot", cx: frame.sx(a[0]), cy: frame.sy(v), r: 3.4 })),
+    ),
+  );
+};
+
+const disagreementMap = () => {
+  const found = data.disagreement;
+  if (!found) return null;
+  const drawn = T === 3 && found.alphas?.length;
+  const say = (i) => `${weights(found.alphas[i])}: ranks ${percent(found.spread[i])} of all weightings apart`;
+  return el(
+    "div",
+    { class: "block", id: "disagreement" },
+    el("h3", {}, "Where the methods disagree"),
+    el("p", { class: "note" }, found.sentence),
+    drawn
+      ? el(
+          "div",
+          { class: "small-maps" },
+          el(
+            "figure",
+            {},
+            el("figcaption", {}, el("small", {}, "how far apart the methods rank a weighting: dark, they agree; yellow, they do not")),
+            readOnly(found.alphas, found.spread, (v) => viridis(v), [], say),
+          ),
+        )
+      : null,
+  );
+};
+
+const inBetween = () => {
+  const method = byKey.get(state.method);
+  put("between", data.surrogates?.[method.key] ? surrogateMap(method) : null);
+};
