@@ -1,130 +1,31 @@
 """Which weights to use: the preview's pick, how many others are as good, and whether uniform weights would do as well."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from previa.errors import InputError
-from previa.study import bootstrap, quality, region, sentence, simplex, verdict
-from previa.study.bootstrap import Choice, Gain, Scored, gain_between
+from previa.study import region, sentence, simplex, verdict
+from previa.study._view import View
+from previa.study.bootstrap import Choice, Gain, gain_between
 from previa.study.compare import preference_of
 from previa.study.disagreement import FEWEST, WORSE, disagreement
-from previa.study.floors import Floor, candidates, candidates_drawn, floors_at, shortfall_drawn
+from previa.study.floors import floors_at
 from previa.study.knee import knee_of
 from previa.study.preference import Preference
 from previa.study.preview import Preview
-from previa.study.verdict import Verdict
+from previa.study.recommendation import Against, Agreement, Point, Recommendation, alpha_of
 
-Alpha = tuple[float, ...]
+__all__ = ["NEAR", "Against", "Agreement", "Point", "Recommendation", "recommend"]
+
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 NEAR = 0.05  # a joint run speaks for a pick if no weight differs by more: half a step of a grid of ten
 NO_MODEL = ("scores", "scores_gp")  # previews that interpolate scores: no model was merged
-
-
-@dataclass(frozen=True)
-class Point:
-    """A weighting to hold the pick against: its previewed and its true score, under the preference and per task.
-
-    None: not previewed there, not trained there.
-    """
-
-    alpha: Alpha
-    score: float | None
-    per_task: Mapping[str, float] | None
-    in_region: bool
-    true_score: float | None = None
-    true_per_task: Mapping[str, float] | None = None
-    true_gain_over_uniform: Gain | None = None
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Another method's pick; whether it is in this region, and this pick in its; agrees: both."""
-
-    pick: Alpha
-    pick_in_region: bool
-    region_holds_pick: bool
-    agrees: bool
-
-
-@dataclass(frozen=True)
-class Against:
-    """The pick's gain over another weighting, as the gain over uniform in `Recommendation`; None: not known."""
-
-    gain: Gain | None
-    gain_from: str | None
-    gain_at: Alpha | None
-    detectable: bool | None
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """The pick alpha with its scores, what surrounds it, what it should be held against, and a paragraph for a person.
-
-    score and those of the points are previewed, biased low: they rank weightings and predict nothing. measure: what they are,
-    in words, such as "mean score".
-    region: the weightings not told from the pick, by region_rule "bootstrap" (over test items), "range" (within 1 %) or
-    "surrogate" (interpolated); region_fraction: their share of all, which on a grid is the area; centre: the one deepest
-    inside; to_edge: what may be taken from the pick's smallest weight before a task has none; reach: weightings none of whose
-    weights differs by more than this from the pick's are all in the region.
-    gain: over uniform, by gain_from "truth", trained at gain_at (the pick or a weighting beside it), or by "preview", which is
-    what choosing on resampled items gains on the items left out (`bootstrap.gain_of_choosing`); detectable: its interval is
-    above 0 (None: unknown). over_size_proportional: the same over size-proportional weights.
-    noise: differences of previewed scores up to this cannot be told from 0 (None: no per-item scores).
-    floors: each floor at the pick; floors_kept: whether any weighting keeps all; uniform_misses: the tasks whose floors uniform
-    weights miss, in joint runs where there is one. knee: of the front of task scores, None where it has none.
-    training_gain: of the joint run over the merged model, both at training_gain_at, the weighting nearest to the pick that has
-    both; uniform_training_gain: of the joint run at uniform weights over that merged model. None: not known.
-    doubted_by: the other methods that put the pick in their worse half; spread: how far apart all methods rank it, as a share
-    of the weightings; contested: see `Disagreement`.
-    verdict, verdict_sentence: what to do, see `verdict.verdict_of`.
-    """
-
-    tasks: tuple[str, ...]
-    alpha: Alpha
-    score: float
-    measure: str
-    per_task: Mapping[str, float]
-    true_score: float | None
-    true_per_task: Mapping[str, float] | None
-    region: tuple[Alpha, ...]
-    region_rule: str
-    region_fraction: float
-    to_edge: float
-    reach: float
-    centre: Alpha
-    centre_scores: Point
-    uniform: Point
-    size_proportional: Point
-    gain: Gain | None
-    gain_from: str | None
-    gain_at: Alpha | None
-    detectable: bool | None
-    over_size_proportional: Against
-    noise: float | None
-    floors: tuple[Floor, ...]
-    floors_kept: bool
-    uniform_misses: tuple[str, ...]
-    knee: Point | None
-    training_gain: Gain | None
-    training_gain_at: Alpha | None
-    uniform_training_gain: Gain | None
-    others: Mapping[str, Agreement]
-    doubted_by: tuple[str, ...]
-    spread: float | None
-    contested: float | None
-    verdict: Verdict = "validate first"
-    verdict_sentence: str = ""
-    sentence: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON data, with a note on what previewed scores are."""
-        return {**_plain(asdict(self)), "note": sentence.NOTE}
 
 
 def recommend(
@@ -155,9 +56,9 @@ def recommend(
     wish = preference_of(weights, preference)
     wish.check(tasks)
     u, p = (simplex.check_alphas(a, len(tasks), where="reference") for a in (uniform, size_proportional))
-    seen = _View.of(preview, tasks, wish, seed, "the preview")
-    true = None if truth is None or not truth.ok.any() else _View.of(truth, tasks, wish, seed, "the truth")
-    views = {name: _View.of(other, tasks, wish, seed, name) for name, other in (others or {}).items()}
+    seen = View.of(preview, tasks, wish, seed, "the preview")
+    true = None if truth is None or not truth.ok.any() else View.of(truth, tasks, wish, seed, "the truth")
+    views = {name: View.of(other, tasks, wish, seed, name) for name, other in (others or {}).items()}
     near, choice = seen.region(surrogate), seen.choice(seed)
     chosen = _point(seen.alphas[seen.pick], seen, true, u, near)
     beside = None if true is None else _beside(true, seen.alphas[seen.pick])
@@ -171,12 +72,12 @@ def recommend(
         per_task=chosen.per_task or {},
         true_score=chosen.true_score,
         true_per_task=chosen.true_per_task,
-        region=tuple(_alpha(alpha) for alpha in near.alphas[near.inside]),
+        region=tuple(alpha_of(alpha) for alpha in near.alphas[near.inside]),
         region_rule=near.rule,
         region_fraction=near.area,
         to_edge=region.to_edge(chosen.alpha),
         reach=near.reach(chosen.alpha),
-        centre=_alpha(middle),
+        centre=alpha_of(middle),
         centre_scores=_point(middle, seen, true, u, near),
         uniform=_point(u, seen, true, u, near),
         size_proportional=_point(p, seen, true, u, near),
@@ -199,68 +100,10 @@ def recommend(
     return replace(found, sentence=sentence.words(found))
 
 
-@dataclass(frozen=True, eq=False)
-class _View:
-    """The weightings of a preview that were scored, each with one number, its value; allowed: those that may be picked [A].
-
-    keeps: whether they keep all floors; draws: each task's scores on resampled items.
-    """
-
-    preview: Preview
-    preference: Preference
-    draws: tuple[Array | None, ...]
-    scored: Scored
-    allowed: Mask
-    keeps: bool
-    pick: int
-
-    @classmethod
-    def of(cls, preview: Preview, tasks: tuple[str, ...], wish: Preference, seed: int, name: str) -> "_View":
-        """What was scored; name is for errors. Raises InputError for other tasks, or when nothing was."""
-        if preview.tasks != tasks:
-            raise InputError(f"{name}: its tasks should be {list(tasks)}. Found {list(preview.tasks)}.")
-        good = preview.rows(preview.ok)
-        if not len(good):
-            raise InputError(f"{name}: none of its {len(preview)} weightings was scored.")
-        draws = bootstrap.resampled(good, seed=seed)
-        scored = bootstrap.valued(good, draws, wish)
-        allowed = candidates(good, wish)
-        rows = np.flatnonzero(allowed)
-        pick = int(rows[quality.ranking(scored.score[rows], good.alphas[rows])[0]])
-        keeps = bool(wish.keeps(good.scores[pick], tasks))
-        return cls(good, wish, draws, scored, allowed, keeps, pick)
-
-    @property
-    def alphas(self) -> Array:
-        return self.scored.alphas
-
-    def region(self, surrogate: Preview | None = None) -> region.Region:
-        """The weightings that cannot be told from the pick; where none keeps the floors, by what they miss."""
-        judged, allowed = self.scored, self.allowed
-        if not self.keeps:
-            short = self.preference.shortfall(self.preview.scores, self.preview.tasks)
-            drawn = shortfall_drawn(self.preview, self.draws, self.preference)
-            judged = Scored(self.alphas, -short, None if drawn is None else -drawn)
-            allowed = np.ones(len(short), bool)
-        if surrogate is not None:
-            within = region.width(judged, self.pick)
-            return region.interpolated_region(surrogate, self.preference, self.alphas[self.pick], within)
-        return region.near_best(judged, self.pick, allowed)
-
-    def choice(self, seed: int) -> Choice | None:
-        """The pick, chosen anew on resampled items; None without per-item scores."""
-        tasks, wish = self.preview.tasks, self.preference
-        unseen = wish.draws(bootstrap.unseen(self.preview, wish.w(tasks) > 0, seed=seed), tasks)
-        return Choice.of(self.scored, unseen, candidates_drawn(self.preview, self.draws, wish))
-
-    def per_task(self, a: int) -> dict[str, float]:
-        return {task: float(s) for task, s in zip(self.preview.tasks, self.preview.scores[a], strict=True)}
-
-
-def _point(alpha: Array, seen: _View, true: _View | None, uniform: Array, near: region.Region) -> Point:
+def _point(alpha: Array, seen: View, true: View | None, uniform: Array, near: region.Region) -> Point:
     a = simplex.find(seen.alphas, alpha)
     point = Point(
-        alpha=_alpha(alpha),
+        alpha=alpha_of(alpha),
         score=None if a is None else float(seen.scored.score[a]),
         per_task=None if a is None else seen.per_task(a),
         in_region=near.holds(alpha, nearest=near.rule == "surrogate"),
@@ -273,7 +116,7 @@ def _point(alpha: Array, seen: _View, true: _View | None, uniform: Array, near: 
     return replace(point, true_score=score, true_per_task=true.per_task(b), true_gain_over_uniform=gain)
 
 
-def _beside(true: _View, pick: Array, rows: Mask | None = None) -> int | None:
+def _beside(true: View, pick: Array, rows: Mask | None = None) -> int | None:
     """The joint run (of these rows) nearest to the pick, if it is near enough to speak for it."""
     among = np.flatnonzero(np.ones(len(true.alphas), bool) if rows is None else rows)
     if not len(among):
@@ -282,9 +125,7 @@ def _beside(true: _View, pick: Array, rows: Mask | None = None) -> int | None:
     return at if np.abs(true.alphas[at] - pick).max() <= NEAR + 10.0**-simplex.DIGITS else None
 
 
-def _gain(
-    seen: _View, true: _View | None, over: Array, near: region.Region, choice: Choice | None
-) -> Against:
+def _gain(seen: View, true: View | None, over: Array, near: region.Region, choice: Choice | None) -> Against:
     """The pick's gain over another weighting by the truth, at the trained weighting nearest to it, else between previews.
 
     The truth's items had no part in choosing the pick, the preview's had: there the choice is made anew in each draw.
@@ -296,7 +137,7 @@ def _gain(
             gain = true.scored.gain(close, u)
             unsure = None if gain.value > 0 else False
             above = gain.interval[0] > true.scored.slack if gain.interval else unsure
-            return Against(gain, "truth", _alpha(true.alphas[close]), above)
+            return Against(gain, "truth", alpha_of(true.alphas[close]), above)
     if at is None:
         return Against(None, None, None, None)
     gain = seen.scored.gain(seen.pick, at)
@@ -307,7 +148,7 @@ def _gain(
     return Against(gain, "preview", None, above)
 
 
-def _training(seen: _View, true: _View | None, uniform: Array, choice: Choice | None) -> dict[str, Any]:
+def _training(seen: View, true: View | None, uniform: Array, choice: Choice | None) -> dict[str, Any]:
     """What joint training gains over the merged model, paired by test items, at the weighting nearest to the pick with both.
 
     The pick was chosen for its high score on these items, which is taken off again (`gain_between`).
@@ -330,12 +171,12 @@ def _training(seen: _View, true: _View | None, uniform: Array, choice: Choice | 
     u = simplex.find(true.alphas, uniform)
     return {
         "training_gain": _over_merged(true, b, seen, a, choice),
-        "training_gain_at": _alpha(true.alphas[b]),
+        "training_gain_at": alpha_of(true.alphas[b]),
         "uniform_training_gain": None if u is None else _over_merged(true, u, seen, a, choice),
     }
 
 
-def _over_merged(true: _View, b: int, seen: _View, a: int, choice: Choice | None) -> Gain:
+def _over_merged(true: View, b: int, seen: View, a: int, choice: Choice | None) -> Gain:
     """Joint run b over merged model a, on the same resampled items where both were scored on as many."""
     one, other = true.scored, seen.scored
     return gain_between(
@@ -346,7 +187,7 @@ def _over_merged(true: _View, b: int, seen: _View, a: int, choice: Choice | None
     )
 
 
-def _misses(seen: _View, true: _View | None, uniform: Array) -> tuple[str, ...]:
+def _misses(seen: View, true: View | None, uniform: Array) -> tuple[str, ...]:
     """The tasks whose floors uniform weights miss: of the joint run there, else previewed."""
     for view in (true, seen):
         if view is not None and (u := simplex.find(view.alphas, uniform)) is not None:
@@ -356,7 +197,7 @@ def _misses(seen: _View, true: _View | None, uniform: Array) -> tuple[str, ...]:
     return ()
 
 
-def _doubts(seen: _View, views: Mapping[str, _View], wish: Preference) -> dict[str, Any]:
+def _doubts(seen: View, views: Mapping[str, View], wish: Preference) -> dict[str, Any]:
     """Who puts the pick in the worse half of the weightings, of those methods that scored it."""
     pick = seen.alphas[seen.pick]
     there = {
@@ -377,19 +218,9 @@ def _doubts(seen: _View, views: Mapping[str, _View], wish: Preference) -> dict[s
     }
 
 
-def _agreement(seen: _View, near: region.Region, other: _View) -> Agreement:
+def _agreement(seen: View, near: region.Region, other: View) -> Agreement:
     """On grids that differ, a pick is in a region if the weighting nearest to it is."""
     theirs = other.alphas[other.pick]
     here = near.holds(theirs, nearest=True)
     there = other.region().holds(seen.alphas[seen.pick], nearest=True)
-    return Agreement(_alpha(theirs), here, there, here and there)
-
-
-def _alpha(alpha: Array) -> Alpha:
-    return tuple(float(weight) for weight in alpha)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+    return Agreement(alpha_of(theirs), here, there, here and there)

@@ -10,7 +10,7 @@ from previa.study import simplex, verdict
 if TYPE_CHECKING:
     from previa.study.bootstrap import Gain
     from previa.study.preference import Preference
-    from previa.study.recommend import Recommendation
+    from previa.study.recommendation import Recommendation
 
 NOTE = "Previewed scores are biased low: they rank weightings and are no predictions of scores."
 NO_GAIN = "no detectable gain over uniform"

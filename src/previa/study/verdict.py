@@ -6,7 +6,7 @@ from previa.study import simplex
 
 if TYPE_CHECKING:
     from previa.study.bootstrap import Gain
-    from previa.study.recommend import Recommendation
+    from previa.study.recommendation import Recommendation
 
 Verdict = Literal[
     "train at the pick",
