@@ -19,7 +19,9 @@ from previa.cli.merge import merge
 from previa.cli.posterior import posterior
 from previa.cli.preview import preview
 from previa.cli.results import compare, recommend, report
+from previa.cli.revise import revise
 from previa.cli.validate import validate
+from previa.cli.view import view
 from previa.errors import PreviaError
 
 
@@ -40,7 +42,7 @@ def cli() -> None:
 
 for command in (
     study.demo, study.run, check, study.fit, preview, anchors, refine, recommend, compare, validate,
-    report, finetune, merge, posterior, export,
+    revise, report, view, finetune, merge, posterior, export,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -120,13 +120,13 @@ def _plan(plan: Any, workers: int) -> None:
     from previa.study.simplex import show
 
     for one, seconds in zip(plan.proposed, plan.seconds, strict=True):
-        about = "" if seconds is None else f", about {_time(seconds)}"
+        about = "" if seconds is None else f", about {time_of(seconds)}"
         click.echo(f"to train: {show(one.alpha)}, {one.why}{about}")
     known = [seconds for seconds in plan.seconds if seconds is not None]
     if len(known) > 1:
         at_once = min(workers, len(known))
         click.echo(
-            f"{len(known)} joint runs, about {_time(sum(known) / at_once)} in all with {at_once} at once."
+            f"{len(known)} joint runs, about {time_of(sum(known) / at_once)} in all with {at_once} at once."
         )
     elif plan.proposed and not known:
         click.echo("How long they take is not known: no run of this study was timed.")
@@ -193,7 +193,8 @@ def _corrected(better: Any, validation: Any) -> str:
     return f"Leaving each run out in turn, {rules[better.rule]} (errors of task scores: {errors})."
 
 
-def _time(seconds: float) -> str:
+def time_of(seconds: float) -> str:
+    """For a person."""
     if seconds < 90:
         return f"{max(seconds, 0.1):.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

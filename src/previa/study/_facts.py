@@ -30,7 +30,8 @@ def identify(connection: sqlite3.Connection, path: Path, facts: Mapping[str, Any
         if changed := differences(before, now):
             raise StoreError(
                 f"{path}: this store holds the results of another study: {'; '.join(changed)}. "
-                f"Put that back, or give the study another output folder."
+                f"Put that back, or give the study another output folder. Where only tasks changed, `previa revise` keeps what "
+                f"still holds."
             )
     else:
         connection.executemany("INSERT INTO task (position, name) VALUES (?, ?)", enumerate(has["tasks"]))

@@ -1,0 +1,379 @@
+"""Tasks were added, dropped, changed or put in another order: a new store, with all of the old one that still holds exactly."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from previa.errors import FileError, StoreError, StudyError
+from previa.run.bench import Bench
+from previa.run.fit import jobs_of
+from previa.run.joint import JOINT
+from previa.run.records import make_folder, write_record
+from previa.run.resolve import modules
+from previa.run.there import base_there
+from previa.run.validate import GIVEN
+from previa.run.work import opened
+from previa.study._facts import differences
+from previa.study.file import Study
+from previa.study.simplex import show
+from previa.study.store import Store
+
+STORE = "study.db"
+LOG = ("", "-wal", "-shm")  # SQLite's files beside a store
+OF_ALL = ("model", "loss", "score", "convention", "seed", "pretrain", "finetune", "transformers")
+"""facts of a study that all its results rest on"""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What became of the tasks: dropped, added, with other training data, other test data or score, another checkpoint."""
+
+    dropped: tuple[str, ...]
+    added: tuple[str, ...]
+    trained: tuple[str, ...]
+    tested: tuple[str, ...]
+    brought: tuple[str, ...]
+    reordered: bool
+
+    @property
+    def none(self) -> bool:
+        """Whether all tasks are as they were."""
+        return not (
+            self.dropped or self.added or self.trained or self.tested or self.brought or self.reordered
+        )
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A row of the old store that still holds: at ``alpha`` of the new tasks, with these scores."""
+
+    method: str
+    alpha: tuple[float, ...]
+    scores: Mapping[str, Any]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Revision:
+    """What `revise` keeps and what is left to do. lost: method -> rows that are not kept; runs: (there, wanted) own runs.
+
+    seconds: what is to be done -> about how long it takes (None: nothing is known of it).
+    """
+
+    changes: Changes
+    rows: tuple[Kept, ...]
+    lost: Mapping[str, int]
+    runs: tuple[int, int]
+    anchors: tuple[tuple[Path, tuple[float, ...]], ...]
+    anchors_lost: int
+    seconds: Mapping[str, float | None]
+    moved: Path | None = None
+    """where the old store is now"""
+
+
+def revise(study: Study, *, dry_run: bool = False) -> Revision:
+    """Put the study's old store aside, as study-before-<n>.db, and make a new one with what still holds; nothing is deleted.
+
+    Kept are: the tasks' own runs, whose records name only their own task; true scores ("joint", and "joint_given") at weightings
+    without weight on tasks that were dropped or whose training changed, where no task was added and no test data changed, since
+    every row needs a score of every task; anchors trained here at weightings without weight on those tasks, which are scored
+    again. A joint run takes no example of a task without weight, and its draws depend on the seed and the tasks' names: the
+    scores are the very same. Where the order of two weighted tasks changed, the run would take the same examples in each step,
+    in another order within a batch (sampling = "loss"), which only rounding and dropout tell; with "sample" it would take
+    others, and the row is not kept. Previews are merged and scored again.
+    dry_run: only say so. Raises StoreError where there is no store, or it is in use; StudyError where more than tasks changed,
+    or nothing did.
+    """
+    path = study.out / STORE
+    if not path.is_file():
+        raise StoreError(f"{path}: there is no store to revise. `previa fit` or `previa preview` starts one.")
+    make_folder(study.out)
+    with tempfile.TemporaryDirectory(prefix=".revise-", dir=study.out) as folder:
+        with opened(replace(study, out=Path(folder))) as work, Store.read(path) as old:
+            work = replace(work, ingredients=replace(work.ingredients, study=study))
+            bench = base_there(work.ingredients)
+            found = _plan(work.store, old, bench, study)
+            if not dry_run:
+                _carry(work.store, old, found)
+        if dry_run:
+            return found
+        number = _number(study.out)
+        aside = path.with_name(f"study-before-{number}.db")
+        _close(path)
+        path.rename(aside)
+        (Path(folder) / STORE).rename(path)
+    _carry_anchors(found, bench, study, number)
+    return replace(found, moved=aside)
+
+
+def _plan(new: Store, old: Store, bench: Bench | None, study: Study) -> Revision:
+    changes = _changes(old, new, study)
+    rows: list[Kept] = []
+    lost: dict[str, int] = {}
+    for method in (JOINT, GIVEN):
+        if method in old.methods():
+            kept, gone = _rows(method, old, new, bench, study, changes)
+            rows += kept
+            lost |= {method: gone} if gone else {}
+    anchors, anchors_lost = _anchors(old.tasks, bench, study)
+    jobs = [] if bench is None else jobs_of(bench)
+    there = 0 if bench is None else sum(bench.done(job) for job in jobs)
+    left = len(jobs) - there
+    return Revision(
+        changes, tuple(rows), lost, (there, len(jobs)), tuple(anchors), anchors_lost,
+        _seconds(old, new, study, left, rows, lost),
+    )  # fmt: skip
+
+
+def _changes(old: Store, new: Store, study: Study) -> Changes:
+    """Raises StudyError where something else than tasks changed, or nothing did."""
+    before, now = old.fingerprint, new.fingerprint
+    both = {name: (before.get(name), now.get(name)) for name in OF_ALL}
+    if old.convention != new.convention:
+        both["convention"] = old.convention, new.convention
+    of_all = [study.model, study.loss, study.score]
+    of_all += [study.pretrain.data] if study.pretrain else []
+    of_all += [study.transformers.task_type] if study.transformers else []
+    shared = modules(*of_all)
+    for name in shared:
+        both[f"code.{name}"] = before["code"].get(name), now["code"].get(name)
+    said = [text for name, (a, b) in both.items() for text in differences(a, b, name)]
+    if said:
+        raise StudyError(
+            f"{old.path}: not only tasks changed: {'; '.join(said)}. All results rest on that. Put it back, or give the study "
+            "another output folder. (A new task whose function is in the module of the model, the loss or the score changes that "
+            "module: put it into one of its own.)"
+        )
+    names = [name for name in old.tasks if name in new.tasks]
+    was, is_ = (_of_tasks(store.fingerprint) for store in (old, new))
+    trained = [name for name in names if was[name]["train"] != is_[name]["train"]]
+    tested = [name for name in names if was[name]["test"] != is_[name]["test"]]
+    brought = [name for name in names if was[name]["brought"] != is_[name]["brought"]]
+    found = Changes(
+        tuple(name for name in old.tasks if name not in new.tasks),
+        tuple(name for name in new.tasks if name not in old.tasks),
+        tuple(trained),
+        tuple(tested),
+        tuple(brought),
+        names != [name for name in new.tasks if name in old.tasks],
+    )
+    if found.none:
+        raise StudyError(f"{old.path}: the tasks are as they were, so there is nothing to revise.")
+    return found
+
+
+def _of_tasks(fingerprint: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """name -> what its part in training, its score, and its own run rest on, where that is brought."""
+    found = {}
+    for task in fingerprint["task"]:
+        name, references = task["name"], [task.get(key) for key in ("data", "train", "test", "score")]
+        code = {m: fingerprint["code"].get(m) for m in modules(*references)}
+        alike = {
+            k: v
+            for k, v in task.items()
+            if k not in ("checkpoint", "posterior", "score", "test", "test_split")
+        }
+        data = fingerprint["data"][name]
+        found[name] = {
+            "train": [data["train"], code, alike, fingerprint["sizes"][name]],
+            "test": [data["test"], task.get("score"), code],
+            "brought": [task.get("checkpoint"), task.get("posterior")],
+        }
+    return found
+
+
+def _rows(
+    method: str, old: Store, new: Store, bench: Bench | None, study: Study, changes: Changes
+) -> tuple[list[Kept], int]:
+    """The rows of true scores that still hold, and how many do not."""
+    preview = old.preview(method)
+    preview = preview.rows(preview.ok)
+    gone = {*changes.dropped, *changes.trained}
+    facts = old.facts(JOINT) or {}
+    other_base = method == JOINT and (bench is None or facts.get("base") != bench.digest)
+    if changes.added or changes.tested or other_base:
+        return [], len(preview)
+    kept = []
+    for a, row in enumerate(preview.alphas):
+        weight = dict(zip(old.tasks, row.tolist(), strict=True))
+        weighted = [name for name in old.tasks if weight[name] > 0]
+        if any(name in gone for name in weighted):
+            continue
+        moved = weighted != [name for name in new.tasks if weight.get(name, 0) > 0]
+        if method == JOINT and moved and study.finetune.sampling != "loss":
+            continue
+        scores = {}
+        for t, name in enumerate(old.tasks):
+            if name in new.tasks:
+                items = preview.items[t]
+                scores[name] = float(preview.scores[a, t]) if items is None else items[a]
+        alpha = tuple(weight.get(name, 0.0) for name in new.tasks)
+        kept.append(Kept(method, alpha, scores, float(preview.stats["seconds"][a])))
+    return kept, len(preview) - len(kept)
+
+
+def _anchors(
+    names: Sequence[str], bench: Bench | None, study: Study
+) -> tuple[list[tuple[Path, tuple[float, ...]]], int]:
+    """(record, its weighting of the new tasks) of the anchors trained here that still hold, and how many do not.
+
+    names: of the old tasks, in the order of the records' weightings.
+    """
+    records = sorted((study.out / "anchors").glob("*.json"))
+    found: list[tuple[Path, tuple[float, ...]]] = []
+    for record in records if bench is not None else ():
+        assert bench is not None
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            facts = json.loads(record.read_text(encoding="utf-8"))["facts"]
+            if sorted(facts["data"]) != sorted(names):
+                continue  # of an older study
+            weight = dict(zip(names, facts["alpha"], strict=True))
+            weighted = [name for name in names if weight[name] > 0]
+            order = [name for name in study.names() if weight.get(name, 0) > 0]
+            moved = weighted != order
+            if sorted(weighted) != sorted(order) or (moved and study.finetune.sampling != "loss"):
+                continue
+            alpha = tuple(float(weight.get(name, 0.0)) for name in study.names())
+            now = json.loads(json.dumps(bench.joint_facts(alpha)))
+            if _same_run(facts, now, weighted, study):
+                found.append((record, alpha))
+    return found, len(records) - len(found)
+
+
+def _same_run(
+    facts: Mapping[str, Any], now: Mapping[str, Any], weighted: Sequence[str], study: Study
+) -> bool:
+    """Whether a run with weight on these tasks only rests on the same facts as one would now."""
+    same = all(facts[name] == now[name] for name in ("model", "loss", "seed", "convention", "base", "recipe"))
+    data = all(facts["data"].get(name) == now["data"].get(name) for name in weighted)
+    used = modules(study.model, study.loss, *(task.data for task in study.tasks if task.name in weighted))
+    if study.transformers is not None:
+        used = tuple({*facts["code"], *now["code"]})
+    return same and data and all(facts["code"].get(name) == now["code"].get(name) for name in used)
+
+
+def _carry(new: Store, old: Store, found: Revision) -> None:
+    """Write the rows into the new store, resting on what they rested on."""
+    if any(row.method == JOINT for row in found.rows):
+        new.declare(JOINT, old.facts(JOINT) or {})
+    for row in found.rows:
+        new.record(row.method, row.alpha, row.scores, seconds=row.seconds)
+
+
+def _carry_anchors(found: Revision, bench: Bench | None, study: Study, number: int) -> None:
+    """The anchors that hold, under their new weightings; all as they were are put aside."""
+    folder = study.out / "anchors"
+    if bench is None or not folder.is_dir():
+        return
+    aside = study.out / f"anchors-before-{number}"
+    folder.rename(aside)
+    for record, alpha in found.anchors:
+        make_folder(folder)
+        before = aside / record.name
+        name = "-".join(f"{weight:.6g}" for weight in alpha)
+        kept = json.loads(before.read_text(encoding="utf-8"))
+        _link(before.with_suffix(".safetensors"), folder / f"{name}.safetensors")
+        more = {key: value for key, value in kept.items() if key != "facts"}
+        write_record(folder / f"{name}.json", bench.joint_facts(alpha), **more)
+
+
+def _link(at: Path, to: Path) -> None:
+    try:
+        os.link(at, to)
+    except OSError:
+        shutil.copy2(at, to)
+
+
+def _number(folder: Path) -> int:
+    taken = [
+        path.stem.rpartition("-")[2]
+        for path in (*folder.glob("study-before-*.db"), *folder.glob("anchors-before-*"))
+    ]
+    return 1 + max((int(text) for text in taken if text.isdecimal()), default=0)
+
+
+def _close(path: Path) -> None:
+    """Let SQLite take its log into the file. Raises StoreError where another process has the store open."""
+    import sqlite3
+
+    with suppress(sqlite3.Error):
+        db = sqlite3.connect(path)
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        db.close()
+    for end in LOG[1:]:
+        beside = path.with_name(path.name + end)
+        if beside.exists() and beside.stat().st_size and end == "-wal":
+            raise StoreError(f"{path}: another process has this store open. Wait for it, or end it.")
+        try:
+            beside.unlink(missing_ok=True)
+        except OSError as error:
+            raise FileError(f"{beside}: cannot be removed: {error.strerror}.") from error
+
+
+def _seconds(
+    old: Store, new: Store, study: Study, left: int, rows: Sequence[Kept], lost: Mapping[str, int]
+) -> dict[str, float | None]:
+    """What is to be done -> about how long it takes in one process, by what the same took before."""
+    spent = old.seconds()
+    T, tasks = len(new.tasks), max(1, len(old.tasks))
+    found: dict[str, float | None] = {}
+    if left:
+        own = [
+            spent[name] / tasks
+            for name in ("finetune/ivon", "finetune/adamw", "squared_gradients")
+            if spent.get(name)
+        ]
+        found[f"{left} own runs"] = left * float(np.mean(own)) if own else None
+    weightings = math.comb(study.preview.steps + T - 1, T - 1)
+    methods = [name for name in study.previews() if name in old.methods()]
+    each = [float(np.mean(old.preview(name).stats["seconds"])) for name in methods]
+    found[f"{weightings} weightings by {len(study.previews())} previews"] = (
+        weightings * float(np.mean(each)) * len(study.previews()) if each else None
+    )
+    if study.truth.steps:
+        kept = sum(row.method == JOINT for row in rows)
+        wanted = math.comb(study.truth.steps + T - 1, T - 1)
+        timed = [float(s) for s in old.preview(JOINT).stats["seconds"]] if JOINT in old.methods() else []
+        found[f"joint runs of [truth], of {wanted} at most {max(0, wanted - kept)}"] = (
+            max(0, wanted - kept) * float(np.mean(timed)) if timed else None
+        )
+    return found
+
+
+def said(found: Revision, study: Study) -> list[str]:
+    """What changed, what is kept, what is not, and what is left to do: a line each."""
+    c, lines = found.changes, []
+    parts = {
+        "dropped": c.dropped,
+        "added": c.added,
+        "trained on other data": c.trained,
+        "tested otherwise": c.tested,
+    }
+    changed = "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items() if names)
+    lines.append(
+        f"changed: {changed or 'the order of the tasks'}{'; in another order' if c.reordered and changed else ''}"
+    )
+    there, wanted = found.runs
+    lines.append(f"kept: {there} of {wanted} own runs")
+    for method, what in ((JOINT, "true scores of joint runs"), (GIVEN, "true scores that were brought")):
+        n, gone = sum(row.method == method for row in found.rows), found.lost.get(method, 0)
+        if n or gone:
+            lines.append(f"kept: {n} of {n + gone} {what}")
+    if found.anchors or found.anchors_lost:
+        total = len(found.anchors) + found.anchors_lost
+        at = ", ".join(show(alpha) for _, alpha in found.anchors)
+        lines.append(
+            f"kept: {len(found.anchors)} of {total} anchors trained here{f', at {at}; scored again' if at else ''}"
+        )
+    return lines
