@@ -78,6 +78,7 @@ def search(
             )
         state.evaluate(among[[row]], 1)
     state.note(why)
+    state.tell(end=True)
     store = work.store
     store.put("method", one.name)
     said = warnings(work, {one.name: store.preview(one.name)})

@@ -177,19 +177,19 @@ class State:
         pace = elapsed / self.made if self.made else 0.0
         return "the time was used up" if elapsed + pace > limit else None
 
-    def tell(self, more: int = 0) -> None:
+    def tell(self, more: int = 0, *, end: bool = False) -> None:
         """How far the search is: evaluations, or seconds where the budget is of time."""
         if self.progress is None:
             return
-        if self.budget.evaluations is not None:
-            total = self.budget.evaluations
-            self.progress(f"search, {self.one.name}", min(self.spent + more, total), total)
-        else:
-            assert self.budget.minutes is not None
-            total = round(60 * self.budget.minutes)
-            self.progress(
-                f"search, {self.one.name}, s", min(round(time.monotonic() - self.started), total), total
-            )
+        name, n, minutes = f"search, {self.one.name}", self.budget.evaluations, self.budget.minutes
+        if n is not None:
+            done = min(self.spent + more, n)
+            self.progress(name, done, done if end else n)
+            return
+        assert minutes is not None
+        total = max(1, round(60 * minutes))
+        done = min(round(time.monotonic() - self.started), total)
+        self.progress(f"{name}, seconds", done, done if end else total)
 
     def note(self, why: str | None) -> None:
         """Keep the store's fact "searches": what was asked for, and all that was evaluated, in order."""
