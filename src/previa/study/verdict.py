@@ -23,10 +23,10 @@ TELLS = "`previa validate` tells"
 def verdict_of(r: "Recommendation") -> tuple[Verdict, str]:
     """The verdict on a recommendation whose numbers are known, and why, in one sentence; the first that holds of
 
-    no weighting keeps the floors: so it is in the preview. ship: `not_gained`. uniform: the gain over uniform weights, which
-    keep the floors, is not detectable, and its value is at most the noise, so that joint runs scored on the same items would
-    not show it (or did not show it). train: the gain is detectable, or uniform weights miss a floor that the pick keeps. validate first: all else, and
-    where half of the other methods put the pick in their worse half, without any joint run there.
+    no weighting keeps the floors: so it is in the preview. ship: `not_gained`. validate first: the pick's floors rest on noise,
+    or half of the other methods put it in their worse half and no joint run speaks for it. train: uniform weights miss a
+    floor that the pick keeps, or the gain over them is detectable. uniform: it is not, in joint runs; or it is not, and
+    is at most the noise, so that joint runs scored on the same items would not show it either. validate first: all else.
     """
     if not r.floors_kept:
         return "no weighting keeps the floors", f"No weighting keeps {_floors(r)}: {_missed(r)}."
@@ -64,10 +64,10 @@ def verdict_of(r: "Recommendation") -> tuple[Verdict, str]:
         return "validate first", (
             "Not enough evidence, validate first: without scores of single items nothing says how sure the gain is."
         )
-    if r.gain.value <= 0 or r.gain.interval[1] <= (r.noise or 0.0):
+    if r.gain.value <= (r.noise or 0.0):
         return (
             "uniform is as good",
-            "Uniform is as good: what the pick may gain over it is no more than noise.",
+            "Uniform is as good: what the pick gains over it is no more than noise.",
         )
     return "validate first", (
         f"Not enough evidence, validate first: the gain over uniform weights may be {r.gain.interval[1]:+.2g}, or none."
