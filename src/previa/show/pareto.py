@@ -169,14 +169,14 @@ def _limits(drawn: Mapping[str, Drawn], t: int) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def conflicts(scores: Array) -> list[tuple[int, int]]:
-    """The pairs of tasks whose scores [A, T] rise least together over the weightings, by correlation: three at most."""
+def conflicts(scores: Array, most: int = PAIRS) -> list[tuple[int, int]]:
+    """The pairs of tasks whose scores [A, T] rise least together over the weightings, by correlation: so many at most."""
     s = scores[np.isfinite(scores).all(axis=1)]
     away = s - s.mean(axis=0) if len(s) else s
     size = np.sqrt((away**2).sum(axis=0))
     away = away / np.where(size > 0, size, 1.0)
     together = away.T @ away
-    return sorted(sorted(combinations(range(s.shape[1]), 2), key=lambda pair: together[pair])[:PAIRS])
+    return sorted(sorted(combinations(range(s.shape[1]), 2), key=lambda pair: together[pair])[:most])
 
 
 def _legend(made: Any, drawn: Mapping[str, Drawn], good: str, title: str, words: str, *, pairs: bool) -> None:
