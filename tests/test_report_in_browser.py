@@ -1,82 +1,20 @@
 """The report opened from disk in real headless Chromium: it works by mouse and by keys, and never uses the network."""
 
-import shutil
+# ruff: noqa: F401, F811  fixtures come by import
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from browser_report import HOSTILE, IN_BROWSER, TASKS, browser, cells, in_view, opened
 from previa.show.outputs import Results, publish
 from previa.study.compare import compare
 from previa.study.pareto import compare_fronts, front
 from sharpened_study import ITEMS, anchors_of, sharpened_store
-from synthetic_previews import made_up, study, written
+from synthetic_previews import made_up, study
 
-sync_playwright = pytest.importorskip(
-    "playwright.sync_api", reason="the report was NOT tried in a browser: playwright is not installed"
-).sync_playwright
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-ARGUMENTS = [
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        CHROMIUM is None, reason="the report was NOT tried in a browser: Chromium is not installed"
-    ),
-]
-
-HOSTILE = "<img src=x onerror=alert(1)>"
-TASKS = {
-    2: ("de-en", HOSTILE),
-    3: ("digits 0-3", HOSTILE, "digits 7-9"),
-    4: ("code", "maths", HOSTILE, "law"),
-}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def opened(browser, tmp_path):
-    """Write a report and open it; at the end, nothing may have complained, and nothing but the file was asked for."""
-    complaints, requests, contexts = [], [], []
-
-    def open_report(*arguments, width=1280, scheme="light", path=None, **more):
-        path = path or written(tmp_path / "report.html", *arguments, **more)
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: complaints.append(f"console {message.type}: {message.text}"))
-        page.on("pageerror", lambda error: complaints.append(f"page error: {error}"))
-        page.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(path.as_uri())
-        page.uri = path.as_uri()
-        return page
-
-    yield open_report
-    uris = {page.uri for context in contexts for page in context.pages}
-    for context in contexts:
-        context.close()
-    assert complaints == []
-    assert set(requests) == uris
-
-
-def cells(page, method):
-    return page.locator(f"figure[data-method='{method}'] [data-row]")
-
-
-def in_view(page):
-    """Title of the panel, and the weights it shows."""
-    return page.locator("#panel-title").inner_text(), page.locator("#panel td.weight").all_inner_texts()
+pytestmark = IN_BROWSER
 
 
 def test_pointing_shows_a_weighting_and_clicking_pins_it(opened):

@@ -30,11 +30,14 @@ def view(results: Path, port: int, no_browser: bool) -> None:
       previa view study.toml
     """
     import webbrowser
+    from functools import partial
 
     from previa.show.serve import HOST, server
 
     path = store_of(results)
-    with server(path, page, port=port) as running:
+    with server(
+        path, partial(page, study_file=results if results.suffix == ".toml" else None), port=port
+    ) as running:
         address = f"http://{HOST}:{running.server_address[1]}/"
         click.echo(f"{path} is shown at {address} until Ctrl+C.")
         if not no_browser:
@@ -59,10 +62,19 @@ def store_of(results: Path) -> Path:
     return results
 
 
-def page(store: Any, stamp: str) -> bytes:
-    """The page of a store as it is now."""
+def page(store: Any, stamp: str, *, study_file: Path | None = None) -> bytes:
+    """The page of a store as it is now; a study file's metric weights and method count as it stands."""
     from previa.show.report import report_page
     from previa.show.report_of import report_of
     from previa.show.results import Results
+    from previa.study.file import read_study
+    from previa.study.preference import Preference
 
-    return report_page(**report_of(store, Results.of(store)), stamp=stamp)
+    method, weights = None, {}
+    if study_file is not None:
+        study = read_study(study_file)
+        weights = {task: w for task, w in study.metric_weights().items() if task in store.tasks}
+        own = study.recommend.method
+        method = own if own in store.methods() and store.preview(own).ok.any() else None
+    found = Results.of(store, method=method, preference=Preference(weights=weights))
+    return report_page(**report_of(store, found), stamp=stamp)

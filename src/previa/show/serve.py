@@ -96,12 +96,16 @@ def server(path: Path, pages: Pages, *, port: int = 0) -> ThreadingHTTPServer:
         def _local(self) -> bool:
             """Refuse a foreign Host: the defence against DNS rebinding."""
             own = {f"{name}:{self.server.server_address[1]}" for name in (HOST, "localhost")}
-            if (self.headers.get_all("Host") or [""])[0].lower() in own and len(self.headers.get_all("Host") or []) == 1:
+            if (self.headers.get_all("Host") or [""])[0].lower() in own and len(
+                self.headers.get_all("Host") or []
+            ) == 1:
                 return True
             self._answer(403, b"this address is served as 127.0.0.1 or localhost only\n")
             return False
 
-        def _answer(self, code: int, body: bytes, kind: str = "text/plain; charset=utf-8", allow: str = "") -> None:
+        def _answer(
+            self, code: int, body: bytes, kind: str = "text/plain; charset=utf-8", allow: str = ""
+        ) -> None:
             self.send_response(code)
             for name, value in {
                 "Content-Type": kind,

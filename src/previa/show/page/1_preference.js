@@ -112,11 +112,10 @@ const digits = Math.max(0, Math.min(5, 3 - Math.floor(Math.log10(Math.max(range[
 const score = (x) => fixed(x, digits);
 const even = () => w.every((x) => Math.abs(x - w[0]) < 1e-9);
 const measure = () => (wish.worst ? "worst task" : even() ? "mean" : "weighted mean") + (wish.relative ? ", of experts'" : "");
-const shown = () =>
-  state.show >= 0
-    ? data.tasks[state.show]
-    : (wish.worst ? "worst task" : `${even() ? "mean" : "weighted mean"} over tasks`) +
-      (wish.relative ? ", relative to each task's own expert" : "");
+const measured = () =>
+  (wish.worst ? "worst task" : `${even() ? "mean" : "weighted mean"} over tasks`) +
+  (wish.relative ? ", relative to each task's own expert" : "");
+const shown = () => (state.show < 0 ? measured() : data.tasks[state.show]);
 const weights = (alpha) => alpha.map((a, t) => `${data.tasks[t]} ${weight(a)}`).join(", ");
 
 // 95 % intervals over test items: half of the width, null where there are no scores of single items.

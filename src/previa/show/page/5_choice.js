@@ -55,7 +55,7 @@ const choice = () => {
         ]
       : [];
   at("choice-caption").textContent =
-    `Task weights, and the ${own && recommendation.measure ? recommendation.measure : `score (${measure()})`} (${data.unit})${chosenPreview ? ` as previewed by ${chosenPreview.label}` : ""}.`;
+    `Task weights, and the ${own && recommendation.measure ? recommendation.measure : measured()} (${data.unit})${chosenPreview ? ` as previewed by ${chosenPreview.label}` : ""}.`;
   put(
     "choice",
     el(

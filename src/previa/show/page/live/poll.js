@@ -15,4 +15,4 @@ setInterval(async () => {
   } catch {
     note.textContent = " previa view has ended: this is how the store was.";
   }
-}, data.poll ?? 3000);
+}, 3000);
