@@ -21,11 +21,12 @@ from previa.run.fit import fit
 from previa.run.one_method import in_blocks
 from previa.run.pipeline import preview
 from previa.run.search import search
-from previa.run.search_state import STOPPED, Aim, Budget, first_weightings, pool_of
+from previa.run.search_state import ENOUGH, STOPPED, Aim, Budget, first_weightings, pool_of
 from previa.run.work import opened
 from previa.study import search as study_search
 from previa.study import simplex
 from previa.study.file import read_study
+from previa.study.item_noise import item_noise
 from previa.study.preference import Preference, experts_of
 from previa.study.store import Store
 from tiny_study import NAME, rows, write_study
@@ -134,6 +135,7 @@ from previa.run.search import search
 from previa.run.search_state import Budget
 from previa.run.work import opened
 from previa.study.file import read_study
+from previa.study.item_noise import item_noise
 with opened(read_study({str(folder / "study.toml")!r})) as work:
     search(work, fit(work), Budget(18), method="simple")
 """
@@ -195,6 +197,21 @@ def test_minutes_are_kept_but_corners_uniform_and_size_proportional_are_always_e
     assert 5 < len(one) < 23
     assert time.monotonic() - began < 20
     assert fact["minutes"] == pytest.approx(0.8 / 60)
+
+
+def test_a_search_may_stop_before_its_budget_when_nothing_above_the_noise_is_expected(folder):
+    (one,), fact, _ = found(folder, Budget(22, stop_early=True), method="simple")
+    assert 9 <= len(one) < 22
+    assert fact["why_ended"] == "no candidate is expected to gain more than the noise of the test items"
+    assert fact["stop_early"] is True
+    with opened(read_study(folder / "study.toml")) as work:
+        among = pool_of(work)[work.store.missing("simple", pool_of(work))]
+    gains = study_search.expected_gain(one.alphas, one.scores, one.tasks, among)
+    assert gains.max() < ENOUGH * item_noise(one)
+    (whole,), fact, _ = found(folder, Budget(22), method="simple")  # unless that is not asked for
+    assert len(whole) == 22
+    with pytest.raises(InputError, match="goal 'best'"):
+        found(folder, Budget(23, stop_early=True), aim=Aim("region"), method="simple")
 
 
 @pytest.mark.parametrize("wrong", [{}, {"evaluations": 0}, {"minutes": 0}, {"minutes": float("nan")}, {"evaluations": 5, "minutes": 1}])  # fmt: skip
@@ -357,7 +374,7 @@ def test_the_command_searches_for_so_long_and_for_the_region(folder, monkeypatch
         (["--goal", "best"], 2, "--goal says what a search is for"),
         (["--worst"], 2, "--worst says what a search is for"),
         (["--budget", "20", "--cheap-first"], 2, "give one of them"),
-        (["--cheap-first", "--engine", "previa"], 2, "--goal and --engine are for --budget"),
+        (["--cheap-first", "--engine", "previa"], 2, "--goal, --engine and --stop-early are for --budget"),
         (["--budget", "20x"], 2, "should be a number of evaluations"),
         (["--budget", "0"], 1, "needs a budget"),
         (["--budget", "20", "--floor", "z=1"], 1, "'z'"),

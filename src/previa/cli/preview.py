@@ -27,7 +27,7 @@ from previa.terminal import bars
 
 UNITS = {"s": 1 / 60, "min": 1.0, "h": 60.0}
 ENGINES = ("previa", "botorch")
-ALONE = ("method", "goal", "engine", "metric_weight", "floor", "worst", "relative")
+ALONE = ("method", "goal", "engine", "metric_weight", "floor", "worst", "relative", "stop_early")
 """options that say what a search or cheap rounds are for"""
 
 
@@ -47,6 +47,11 @@ ALONE = ("method", "goal", "engine", "metric_weight", "floor", "worst", "relativ
     help="What is searched: the best weighting (unless said otherwise), or where the near-best ones are.",
 )
 @click.option(
+    "--stop-early",
+    is_flag=True,
+    help="End before the budget, when no gain above the noise of the test items is expected.",
+)
+@click.option(
     "--cheap-first",
     is_flag=True,
     help="One preview on a part of the test items first, on all for what survives.",
@@ -60,7 +65,7 @@ ALONE = ("method", "goal", "engine", "metric_weight", "floor", "worst", "relativ
 @WORST
 @RELATIVE
 def preview(
-    study: Path, out: Path | None, workers: int | None, quiet: bool, budget: str | None, goal: Any, cheap_first: bool,
+    study: Path, out: Path | None, workers: int | None, quiet: bool, budget: str | None, goal: Any, stop_early: bool, cheap_first: bool,
     method: str | None, engine: str | None, metric_weight: tuple[str, ...], floor: tuple[str, ...], worst: bool, relative: bool,
 ) -> None:  # fmt: skip
     """Merge and score every weighting by every method of the study; nothing is trained but what `fit` lacks.
@@ -86,7 +91,7 @@ def preview(
             pipeline.preview(work, runs, workers=workers or 1, progress=progress)
         publish(found, out)
         return
-    limit = _budget(budget) if budget else None
+    limit = _budget(budget, stop_early) if budget else None
     wish = preference_of([f"{task}={w}" for task, w in _weights(found, metric_weight).items()], floor, worst)
     wish.check(found.names())
     aim = Aim(goal or "best", wish, relative)
@@ -118,25 +123,25 @@ def _check_usage(budget: str | None, cheap_first: bool) -> None:
             f"--{idle[0].replace('_', '-')} says what a search is for: give --budget or --cheap-first with it. The whole grid "
             "needs none of it: `previa recommend` weighs its scores."
         )
-    if cheap_first and (given.get("goal") == "region" or given.get("engine")):
+    if cheap_first and (given.get("goal") == "region" or given.get("engine") or given.get("stop_early")):
         raise click.UsageError(
-            "--goal and --engine are for --budget. --cheap-first looks for the best weighting."
+            "--goal, --engine and --stop-early are for --budget. --cheap-first looks for the best weighting."
         )
 
 
-def _budget(text: str) -> Any:
+def _budget(text: str, stop_early: bool) -> Any:
     """Evaluations, or minutes where there is a unit. Raises BadParameter, InputError."""
     from previa.run.search_state import Budget
 
     read = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|min|h)", text)
     if read:
-        return Budget(minutes=float(read[1]) * UNITS[read[2]])
+        return Budget(minutes=float(read[1]) * UNITS[read[2]], stop_early=stop_early)
     if not re.fullmatch(r"\d+", text):
         raise click.BadParameter(
             f"{text!r} should be a number of evaluations, as 20, or a time, as 90s, 15min or 2h",
             param_hint="--budget",
         )
-    return Budget(evaluations=int(text))
+    return Budget(evaluations=int(text), stop_early=stop_early)
 
 
 def _engine(name: str) -> Any:

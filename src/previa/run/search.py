@@ -40,6 +40,10 @@ def search(
     """
     aim = aim or Aim()
     aim.preference.check(work.study.names())
+    if budget.stop_early and aim.goal != "best":
+        raise InputError(
+            "search: stopping early is for the goal 'best'. Search a region with the whole budget."
+        )
     least, first = first_weightings(work)
     if budget.evaluations is not None and budget.evaluations < len(least):
         raise InputError(
@@ -61,6 +65,9 @@ def search(
         among = state.free(np.concatenate([pool, *state.beside()]))
         if not len(among):
             why = "all candidates were evaluated"
+            break
+        if state.enough(among):
+            why = "no candidate is expected to gain more than the noise of the test items"
             break
         preference, tolerance = aim.under(state.found)
         row = engine(

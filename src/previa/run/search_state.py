@@ -23,6 +23,7 @@ from previa.study.search import (
     Goal,
     candidates,
     distinct,
+    expected_gain,
     neighbours,
     number_to_start,
     small_grid,
@@ -32,6 +33,7 @@ from previa.study.search import (
 Array = NDArray[np.float64]
 
 SEARCHES = "searches"
+ENOUGH = 0.1  # of `item_noise`: on digits the best seen is then within that noise of the best
 STOPPED = "it was stopped before its end"
 BESIDE = (
     3  # of the best weightings, whose neighbours are candidates too where the grid is too large for all to be
@@ -42,11 +44,13 @@ BESIDE = (
 class Budget:
     """What a search may take: evaluations in all, those that are there already included, or minutes of this run.
 
+    stop_early: it ends before, where no candidate is expected to gain more than ENOUGH of what other test items would change.
     Corners, uniform and size-proportional weights are evaluated in any case. Raises InputError where it is no budget.
     """
 
     evaluations: int | None = None
     minutes: float | None = None
+    stop_early: bool = False
 
     def __post_init__(self) -> None:
         n, m = self.evaluations, self.minutes
@@ -168,6 +172,21 @@ class State:
         keys = (-preference.value(found.scores, found.tasks), preference.shortfall(found.scores, found.tasks))
         return [neighbours(alpha, steps) for alpha in found.alphas[np.lexsort(keys)[:BESIDE]]]
 
+    def enough(self, among: Array) -> bool:
+        """Whether no candidate is expected to gain anything that the test items could show; asked for in the budget only."""
+        if not self.budget.stop_early:
+            return False
+        found = self.found
+        preference, _ = self.aim.under(found)
+        noise = item_noise(found, preference)
+        if noise is None:
+            raise InputError(
+                "search: to stop early needs scores of single test items, for the noise that gains are held against. Give a "
+                "budget without it."
+            )
+        gains = expected_gain(found.alphas, found.scores, found.tasks, among, preference=preference)
+        return bool(gains.max() < ENOUGH * noise)
+
     def ended(self) -> str | None:
         """Why no further evaluation begins, or None."""
         if self.budget.evaluations is not None:
@@ -200,7 +219,7 @@ class State:
         unique = list({simplex.key(a): a for a in order}.values())
         p = aim.preference
         fact = {
-            "goal": aim.goal, "budget": budget.evaluations, "minutes": budget.minutes, "engine": self.engine,
+            "goal": aim.goal, "budget": budget.evaluations, "minutes": budget.minutes, "stop_early": budget.stop_early, "engine": self.engine,
             "start": len(first_weightings(self.work)[1]), "evaluations": len(there), "steps": self.work.study.preview.steps,
             "preference": {"weights": dict(p.weights), "floors": dict(p.floors), "worst": p.worst, "relative": aim.relative},
             "order": unique, "why_ended": why or STOPPED, "candidates": len(pool_of(self.work)),
