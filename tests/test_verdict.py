@@ -180,7 +180,21 @@ def test_floors_restrict_the_pick_and_uniform_that_misses_one_is_no_rival():
     assert not r.uniform.in_region
     assert all(alpha[0] >= 0.5 for alpha in r.region)
     assert "a keeps its floor of 0.5 with +0 to spare" in r.sentence
-    assert "biased low, so a floor kept by the preview is on the safe side" in r.sentence
+    assert "biased low, so a floor kept by the preview is mostly on the safe side." in r.sentence
+
+
+def test_a_floor_of_a_task_without_weight_is_not_on_the_safe_side_since_training_may_forget_it():
+    p = numbers(None, per_task=LINE * [1, 1, 2])
+    r = advised(p, preference=Preference(weights={"a": 3}, floors={"b": 0.4, "a": 0.9}))
+    assert r.alpha == (1, 0, 0)
+    assert r.verdict == "validate first"
+    assert "b has no weight at the pick, and joint training may forget" in r.verdict_sentence
+    assert "mostly on the safe side; but b has no weight there" in r.sentence
+    seen = advised(
+        p, truth=numbers(None, per_task=LINE * [1, 1, 2] + 0.01), preference=Preference(floors={"b": 0.4})
+    )
+    assert "safe side" not in seen.sentence  # the joint run tells
+    assert seen.floors[0].true_margin == pytest.approx(0.11)
 
 
 def test_where_no_weighting_keeps_all_floors_it_says_which_is_missed_by_how_much():
@@ -196,7 +210,7 @@ def test_where_no_weighting_keeps_all_floors_it_says_which_is_missed_by_how_much
 
 
 def test_a_floor_that_other_items_could_turn_round_asks_for_validation():
-    level = np.clip(0.2 + 0.6 * ALPHAS[:, 0], 0, 1)
+    level = np.clip(0.2 + 0.6 * ALPHAS[:, 1], 0, 1)
     p = scored(level, 0, 200)
     edge = float(np.sort(p.scores[:, 1])[-4])  # b's score at one of the best weightings: just kept there
     r = advised(p.rows(p.scores[:, 1] <= edge), preference=Preference(floors={"b": edge}))

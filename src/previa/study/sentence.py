@@ -115,9 +115,15 @@ def _floors(r: "Recommendation") -> list[str]:
         true = "" if f.true_margin is None else f", in the joint run with {f.true_margin:+.3g}"
         sure = "" if f.kept is None else f" ({100 * f.kept:.0f} % of resampled test sets keep it)"
         text.append(f"{f.task} keeps its floor of {f.floor:g} with {f.margin:+.3g} to spare{sure}{true}")
-    return [
-        f"{'; '.join(text)}. Previewed levels are biased low, so a floor kept by the preview is on the safe side."
-    ]
+    kept = f"{'; '.join(text)}."
+    if all(f.true_margin is not None for f in r.floors):
+        return [kept]
+    side = "Previewed levels are biased low, so a floor kept by the preview is mostly on the safe side"
+    bare = [f.task for f in verdict.forgettable(r)]
+    forgets = (
+        f"; but {' and '.join(bare)} has no weight there, and joint training may forget it" if bare else ""
+    )
+    return [kept, f"{side}{forgets}."]
 
 
 def _region(r: "Recommendation") -> list[str]:
