@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from previa.errors import AlphaError, InputError
 from previa.study import bootstrap, quality
 from previa.study.compare import compare
+from previa.study.preference import Preference
 from previa.study.preview import Preview
 from previa.study.simplex import grid, uniform
 
@@ -277,6 +278,32 @@ def test_without_scores_of_items_of_every_task_that_counts_there_is_no_interval(
     assert q.per_task["b"].regret_noise is None
     q = judged(truth, truth, size_proportional=[0.75, 0.25], weights={"b": 0}).methods["m"]
     assert q.regret_noise == q.per_task["a"].regret_noise
+
+
+def test_under_a_preference_the_best_and_the_picks_keep_the_floors_as_each_sees_them():
+    x = np.arange(11) / 10
+    truth = preview(np.column_stack([x, 1.5 * (1 - x)]))  # the mean falls with the weight of a
+    mine = preview(np.column_stack([x + 0.15, 1.4 * (1 - x)]))  # a is previewed too high
+    q = judged(truth, mine, preference=Preference(floors={"a": 0.5}))
+    assert q.truth.best_alpha == pytest.approx((0.5, 0.5))
+    assert q.methods["m"].pick == pytest.approx((0.4, 0.6))  # .55 as previewed, .4 in truth
+    assert q.methods["m"].shortfall_at_pick == pytest.approx(0.1)
+    assert q.methods["m"].regret_at_1 == 0
+    low = judged(
+        truth, preview(np.column_stack([x - 0.15, 1.4 * (1 - x)])), preference=Preference(floors={"a": 0.5})
+    )
+    assert low.methods["m"].pick == pytest.approx((0.7, 0.3))
+    assert low.methods["m"].regret_at_1 == pytest.approx(0.625 - 0.575)
+    assert low.methods["m"].shortfall_at_pick == 0
+    worst = judged(truth, mine, preference=Preference(worst=True))
+    assert worst.truth.best_score == pytest.approx(np.minimum(x, 1.5 * (1 - x)).max())
+    experts = {"a": 0.5, "b": 1.0}
+    relative = judged(truth, mine, preference=Preference(relative_to=experts))
+    assert relative.truth.best_score == pytest.approx((2 * x + 1.5 * (1 - x)).max() / 2)
+    by_weights = judged(truth, mine, weights={"a": 2.0})
+    assert by_weights == judged(truth, mine, preference=Preference(weights={"a": 2.0}))
+    with pytest.raises(InputError, match="weights or a preference"):
+        judged(truth, mine, weights={"a": 2.0}, preference=Preference())
 
 
 def test_a_comparison_is_plain_json_in_the_shape_of_the_summary():

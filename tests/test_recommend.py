@@ -7,10 +7,12 @@ import pytest
 
 from previa.errors import AlphaError, InputError
 from previa.study import bootstrap
+from previa.study.preference import Preference
 from previa.study.preview import Preview
 from previa.study.quality import ranking
 from previa.study.recommend import recommend
 from previa.study.simplex import find, grid, uniform
+from previa.study.surrogate import interpolated
 
 TASKS = ("a", "b", "c")
 NO_GAIN = "no detectable gain over uniform"
@@ -308,3 +310,95 @@ def test_a_recommendation_is_plain_json_with_a_note_on_its_levels():
     assert "biased low" in d["note"]
     assert d["others"]["simple"]["agrees"] is True
     assert advised(p, truth=truth, others={"simple": p}).to_dict() == d
+
+
+# Under a preference --------------------------------------------------------------------------------------------------------
+
+
+def test_weights_alone_are_a_preference_and_both_are_refused():
+    p = noisy(hill(FINE, TOP), alphas=FINE)
+    weights = {"a": 3.0, "c": 0.5}
+    assert (
+        advised(p, weights=weights).to_dict() == advised(p, preference=Preference(weights=weights)).to_dict()
+    )
+    with pytest.raises(InputError, match="weights or a preference"):
+        advised(p, weights=weights, preference=Preference())
+    with pytest.raises(InputError, match="floors should be of the tasks"):
+        advised(p, preference=Preference(floors={"x": 1}))
+
+
+def test_the_worst_task_picks_what_is_good_for_all_and_relative_what_loses_least_of_the_experts():
+    scores = FINE * [1.0, 0.5, 0.25]  # the worst task's best: weights that make all the same
+    p = Preview(TASKS, FINE, scores)
+    worst = advised(p, preference=Preference(worst=True))
+    assert worst.alpha == pytest.approx(FINE[np.argmax(scores.min(axis=1))])
+    assert worst.score == pytest.approx(scores.min(axis=1).max())
+    assert worst.measure == "score of the worst task"
+    experts = {"a": 1.0, "b": 0.5, "c": 0.25}
+    relative = advised(p, preference=Preference(worst=True, relative_to=experts))
+    assert relative.alpha == pytest.approx((1 / 3,) * 3)
+    assert relative.score == pytest.approx(1 / 3)
+    assert relative.measure == "score of the worst task, relative to the experts"
+    assert relative.per_task == pytest.approx(dict(zip(TASKS, np.array([1, 0.5, 0.25]) / 3, strict=True)))
+
+
+def test_the_gain_under_a_floor_chooses_on_each_draw_among_what_keeps_it_there():
+    alphas = np.vstack([grid(3, 4), uniform(3)])
+    p = noisy(hill(alphas, TOP, slope=0.2), alphas=alphas, N=40, unpaired=True)
+    wish, u = Preference(floors={"c": 0.85}), len(alphas) - 1
+    r = advised(p, preference=wish, seed=7)
+    drawn = [np.random.default_rng([7, t]).integers(40, size=(bootstrap.DRAWS, 40)) for t in range(3)]
+    gains = []
+    for b in range(bootstrap.DRAWS):
+        taken = np.column_stack(
+            [i[:, d[b]].mean(axis=1, dtype=np.float64) for i, d in zip(p.items, drawn, strict=True)]
+        )
+        left = [np.setdiff1d(np.arange(40), d[b]) for d in drawn]
+        unseen = np.column_stack(
+            [i[:, k].mean(axis=1, dtype=np.float64) for i, k in zip(p.items, left, strict=True)]
+        )
+        short = np.maximum(0.85 - taken[:, 2], 0)
+        rows = np.flatnonzero(short <= short.min() + 1e-12)
+        best = rows[ranking(taken[rows].mean(axis=1), alphas[rows])[0]]
+        gains.append(unseen[best].mean() - unseen[u].mean())
+    assert r.gain.value == pytest.approx(np.mean(gains))
+    assert r.gain.interval == pytest.approx(tuple(np.quantile(gains, (0.025, 0.975))))
+
+
+def test_edges_reach_noise_knee_and_size_proportional_weights_are_told():
+    p = noisy(hill(FINE, TOP, slope=0.3), alphas=FINE, unpaired=True)
+    r = advised(p)
+    assert r.to_edge == min(r.alpha)
+    inside = np.array([tuple(alpha) in r.region for alpha in FINE])
+    off = np.abs(FINE - r.alpha).max(axis=1)
+    assert inside[off <= r.reach + 1e-9].all()
+    assert not inside[off > r.reach + 1e-9].all()
+    draws = bootstrap.scored(p, bootstrap.resampled(p, seed=0), np.full(3, 1 / 3)).draws
+    pick = find(FINE, r.alpha)
+    assert r.noise == pytest.approx(np.quantile(draws.max(axis=1) - draws[:, pick], 0.95))
+    assert f"Differences up to {r.noise:.2g} are no more than noise" in r.sentence
+    against = r.over_size_proportional
+    assert (against.gain_from, against.detectable) == ("preview", True)
+    assert against.gain.interval[0] > 0
+    bent = Preview(TASKS, FINE, np.sqrt(FINE))
+    found = advised(bent, weights={"a": 0, "b": 0})
+    assert found.alpha == (0, 0, 1)
+    assert found.knee.alpha == pytest.approx((1 / 3,) * 3)
+    assert advised(flat(hill(FINE, TOP), alphas=FINE)).knee is None  # one weighting is best in every task
+
+
+def test_a_searched_preview_takes_region_and_centre_from_its_surrogate():
+    rng = np.random.default_rng(0)
+    some = np.vstack([np.eye(3), uniform(3), FINE[rng.choice(len(FINE) - 1, 16, replace=False)]])
+    some = np.unique(np.round(some, 9), axis=0)
+    p = noisy(hill(some, TOP, slope=0.6), alphas=some, unpaired=True)
+    dense = interpolated(p, FINE).preview
+    r = advised(p, surrogate=dense)
+    assert find(some, r.alpha) is not None  # the pick was scored
+    assert r.alpha == advised(p).alpha
+    assert r.region_rule == "surrogate"
+    assert len(r.region) > len(advised(p).region)
+    assert r.region_fraction == pytest.approx(len(r.region) / len(FINE))
+    assert np.abs(np.subtract(r.centre, TOP)).max() <= 0.15
+    assert "going by what lies between the few that were evaluated" in r.sentence
+    assert json.loads(json.dumps(r.to_dict(), allow_nan=False)) == r.to_dict()
