@@ -31,8 +31,7 @@ from previa.run.work import Work, joint_recipe
 from previa.study.preview import Preview
 from previa.study.quality import ranking
 from previa.study.simplex import check_alphas, key, show
-
-JOINT = "joint"
+from previa.study.truth import JOINT
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,15 @@ import numpy as np
 from previa.errors import FileError, StoreError, StudyError
 from previa.run.bench import Bench
 from previa.run.fit import jobs_of
-from previa.run.joint import JOINT
 from previa.run.records import make_folder, write_record
 from previa.run.resolve import modules
 from previa.run.there import base_there
-from previa.run.validate import GIVEN
 from previa.run.work import opened
 from previa.study._facts import differences
 from previa.study.file import Study
 from previa.study.simplex import show
 from previa.study.store import Store
+from previa.study.truth import GIVEN, JOINT
 
 STORE = "study.db"
 LOG = ("", "-wal", "-shm")  # SQLite's files beside a store

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from previa.errors import InputError, StoreError, StudyError
 from previa.run.anchors import exact
 from previa.run.fit import SQUARES
-from previa.run.joint import JOINT, truth
+from previa.run.joint import truth
 from previa.run.sweep import Progress
 from previa.run.work import Work, adamw_recipe, ivon_recipe, joint_recipe
 from previa.study.correct import Corrected, corrected
@@ -19,12 +19,10 @@ from previa.study.preference import Preference
 from previa.study.preview import Preview
 from previa.study.runs_csv import GivenRuns
 from previa.study.settings import SHARPENED
-from previa.study.simplex import find, key, show
-from previa.study.store import Store
+from previa.study.simplex import key, show
+from previa.study.truth import GIVEN, JOINT, true_runs
 from previa.study.validation import Proposal, Validation, proposals, validated
 
-GIVEN = f"{JOINT}_given"
-"""The store's method of true scores that were brought: numbers, one a task."""
 PERCENT = 1.5  # a score above this beside previews in [0, 1] is on another scale
 
 
@@ -36,26 +34,6 @@ class Plan:
     proposed: tuple[Proposal, ...]
     seconds: tuple[float | None, ...]
     known: int
-
-
-def true_runs(store: Store) -> Preview | None:
-    """All true scores: of the joint runs, and those that were brought, where no run was trained here; None without any.
-
-    Per-item scores only where nothing was brought.
-    """
-    parts = [store.preview(name) for name in (JOINT, GIVEN) if name in store.methods()]
-    parts = [one.rows(one.ok) for one in parts]
-    parts = [one for one in parts if len(one)]
-    if len(parts) < 2:
-        return parts[0] if parts else None
-    own, given = parts
-    given = given.rows([find(own.alphas, alpha) is None for alpha in given.alphas])
-    if not len(given):
-        return own
-    alphas, scores = (
-        np.concatenate([getattr(p, name) for p in (own, given)]) for name in ("alphas", "scores")
-    )
-    return Preview(own.tasks, alphas, scores, seconds=own.seconds, provenance=own.provenance)
 
 
 def followed(work: Work, method: str | None = None) -> tuple[str, Preview]:
@@ -144,8 +122,9 @@ def report(
         )
     wish = preference or Preference(weights=work.study.metric_weights())
     found = validated(preview, known, preference=wish)
+    exact = exact_corners(work, plan.method)
     try:
-        better = corrected(preview, known, exact_corners=exact_corners(work, plan.method))
+        better = corrected(preview, known, exact_corners=exact)
     except InputError:  # no run inside
         better = None
     work.store.put(
@@ -154,6 +133,7 @@ def report(
             "method": plan.method,
             "proposed": [{"alpha": list(one.alpha), "why": one.why} for one in plan.proposed],
             **found.to_dict(),
+            "exact_corners": exact,
             "corrected": None if better is None else _facts(better, wish),
         },
     )

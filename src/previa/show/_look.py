@@ -39,6 +39,7 @@ LABELS = {
     "warped": "Warped weights",
     "anchored": "Anchored at joint runs",
     "refined": "Refined by joint training",
+    "corrected": "Corrected by true runs",
     "joint": TRUTH,
 }
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-TRUTH = "joint"
-WARM = f"{TRUTH}_from_"  # joint runs that began at a preview: neither the truth nor a preview
+from previa.study.truth import GIVEN, JOINT
+
+WARM = f"{JOINT}_from_"  # joint runs that began at a preview: neither the truth nor a preview
 RUNS = (
     "anchors",
     "left_out",
 )  # scores of anchors themselves, and of what the other runs preview there: no maps
-GIVEN = f"{TRUTH}_given"  # scores of joint runs that were brought as a table: numbers, no items
 FIRST = r".+_first_\d+"  # scores on a part of the test items: no preview of its own
 STEPS = r"refined_\d+"  # scores after so many steps of joint training from the preview, at single weightings: no map
 ORDER = (
@@ -63,7 +63,7 @@ def finetunings(method: str, powers: Mapping[str, Any] | None = None) -> tuple[s
 
 def is_map(method: str) -> bool:
     """Whether what a store holds under this name is a preview of many weightings."""
-    named = method in (TRUTH, GIVEN, *RUNS) or method.startswith(WARM)
+    named = method in (JOINT, GIVEN, *RUNS) or method.startswith(WARM)
     return not (named or re.fullmatch(STEPS, method) or re.fullmatch(FIRST, method))
 
 

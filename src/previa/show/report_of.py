@@ -32,12 +32,13 @@ def report_of(store: Store, found: Results, *, notes: Sequence[str] = ()) -> dic
         "validation": store.get("validation"),
         "version": __version__,
     }
+    made = found.corrected
     return {
         "name": str(store.provenance.get("name", store.path.parent.name)),
         "tasks": store.tasks,
         "convention": store.convention,
         "truth": found.truth,
-        "previews": found.previews,
+        "previews": dict(found.previews) | ({} if made is None else {"corrected": made.preview}),
         "comparison": comparison,
         "recommendation": found.recommendation.to_dict(),
         "facts": facts,

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from previa.errors import StoreError
-from previa.show._methods import GIVEN, TRUTH, is_map, place
+from previa.errors import InputError, StoreError
+from previa.show._methods import is_map, place
 from previa.show.sharpened import sharpened
 from previa.show.summary import summary
 from previa.study.compare import FEWEST, Comparison, compare
+from previa.study.correct import Corrected, corrected
 from previa.study.disagreement import FEWEST as RANKED
 from previa.study.disagreement import Disagreement, disagreement
 from previa.study.pareto import Fronts, compare_fronts
@@ -23,6 +24,7 @@ from previa.study.recommend import Recommendation, recommend
 from previa.study.simplex import key, largest_grid, show, uniform
 from previa.study.store import Store
 from previa.study.surrogate import Interpolated, interpolated
+from previa.study.truth import true_runs
 
 DENSE = 1001  # weightings of an interpolated map, at most: ten steps of five tasks
 SHARED = 0.5  # of the weightings of the preview that is followed: a method that shares fewer is left out of the disagreement
@@ -46,6 +48,8 @@ class Results:
     """of each preview of which only some weightings were evaluated, by a search: what lies between them"""
     disagreement: Disagreement | None
     """of the preview that is followed and the others; None where they share too few weightings"""
+    corrected: Corrected | None
+    """a preview that was validated, corrected by the true runs that there are"""
     summary: Mapping[str, Any]
 
     @property
@@ -81,7 +85,7 @@ class Results:
         previews = {name: store.preview(name) for name in names}
         scored = {name: preview for name, preview in previews.items() if preview.ok.any()}
         chosen = _chosen(store, names, scored, method)
-        truth = _truth(store)
+        truth = true_runs(store)
         asked = preference or Preference()
         w = {**(store.get("metric_weights") or {}), **asked.weights}
         experts = experts_of(previews[chosen]) if relative else asked.relative_to
@@ -107,29 +111,21 @@ class Results:
         sharper = sharpened(store, previews, truth, comparison, w)
         return cls(
             truth, previews, chosen, wish, comparison, fronts, recommendation, between,
-            _disagreement({chosen: scored[chosen], **others}, wish),
+            _disagreement({chosen: scored[chosen], **others}, wish), _corrected(store, scored, truth),
             summary(store, chosen, previews, truth, wish, comparison, fronts, recommendation, sharper),
         )  # fmt: skip
 
 
-def _truth(store: Store) -> Preview | None:
-    """The joint runs, and those whose scores were brought; with any of these there are no per-item scores."""
-    here = [store.preview(name) for name in (TRUTH, GIVEN) if name in store.methods()]
-    if len(here) < 2:
-        return here[0] if here else None
-    own, given = here
-    more = given.rows([key(alpha) not in {key(a) for a in own.alphas} for alpha in given.alphas])
-    return (
-        Preview(
-            own.tasks,
-            np.concatenate([own.alphas, more.alphas]),
-            np.concatenate([own.scores, more.scores]),
-            seconds=own.seconds + more.seconds,
-            provenance=own.provenance,
-        )
-        if len(more)
-        else own
-    )
+def _corrected(store: Store, previews: Mapping[str, Preview], truth: Preview | None) -> Corrected | None:
+    """The preview that `previa validate` looked at, corrected by all true runs; None before that, or without a run inside."""
+    found = store.get("validation") or {}
+    preview = previews.get(str(found.get("method")))
+    if preview is None or truth is None:
+        return None
+    try:
+        return corrected(preview, truth.rows(truth.ok), exact_corners=bool(found.get("exact_corners")))
+    except InputError:  # the runs are at corners, or at weightings that were not previewed
+        return None
 
 
 def _surrogates(store: Store, previews: Mapping[str, Preview]) -> dict[str, Interpolated]:

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from previa import __version__
-from previa.show._methods import TRUTH, finetunings
+from previa.show._methods import finetunings
 from previa.study.compare import Comparison, Quality
 from previa.study.pareto import Fronts
 from previa.study.preference import Preference
@@ -16,6 +16,7 @@ from previa.study.quality import ranking
 from previa.study.recommend import Recommendation
 from previa.study.simplex import show
 from previa.study.store import Store
+from previa.study.truth import JOINT
 
 
 def summary(
@@ -58,7 +59,7 @@ def summary(
         "seconds": {
             **spent,
             **{f"preview/{name}": preview.seconds for name, preview in previews.items()},
-            **({TRUTH: truth.seconds} if truth is not None else {}),
+            **({JOINT: truth.seconds} if truth is not None else {}),
         },
     }
 
