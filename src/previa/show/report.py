@@ -155,8 +155,10 @@ def _interpolation(found: Any) -> dict[str, Any]:
 def _disagreement(found: Any) -> dict[str, Any] | None:
     if found is None:
         return None
-    of = found.get if isinstance(found, Mapping) else lambda key: getattr(found, key, None)
-    return {key: _plain(of(key)) for key in ("alphas", "spread", "sentence")}
+    keys = ("alphas", "spread", "sentence")
+    if isinstance(found, Mapping):
+        return {key: _plain(found.get(key)) for key in keys}
+    return {key: _plain(getattr(found, key)) for key in keys}
 
 
 def _led(text: str) -> tuple[str, str]:

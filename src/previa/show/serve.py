@@ -9,10 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from previa.errors import FileError, InputError, PreviaError, StoreError
+from previa.errors import FileError, InputError, StoreError
 from previa.study.store import Store
 
 HOST = "127.0.0.1"
+OTHERS = ("POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "CONNECT")
 FILES = ("", "-wal")  # of a store: what is written last stands in the second one
 
 Pages = Callable[[Store, str], bytes]
@@ -91,14 +92,11 @@ def server(path: Path, pages: Pages, *, port: int = 0) -> ThreadingHTTPServer:
             if self._local():
                 self._answer(405, b"only GET\n", allow="GET")
 
-        do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = do_OPTIONS = do_TRACE = do_CONNECT = refuse
-
         def _local(self) -> bool:
             """Refuse a foreign Host: the defence against DNS rebinding."""
-            own = {f"{name}:{self.server.server_address[1]}" for name in (HOST, "localhost")}
-            if (self.headers.get_all("Host") or [""])[0].lower() in own and len(
-                self.headers.get_all("Host") or []
-            ) == 1:
+            own = {f"{name}:{self.connection.getsockname()[1]}" for name in (HOST, "localhost")}
+            asked = [host.lower() for host in self.headers.get_all("Host") or []]
+            if len(asked) == 1 and asked[0] in own:
                 return True
             self._answer(403, b"this address is served as 127.0.0.1 or localhost only\n")
             return False
@@ -124,6 +122,9 @@ def server(path: Path, pages: Pages, *, port: int = 0) -> ThreadingHTTPServer:
 
         def log_message(self, format: str, *args: Any) -> None:
             """Nothing: the terminal is for the address."""
+
+    for method in OTHERS:
+        setattr(Handler, f"do_{method}", Handler.refuse)
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True

@@ -68,8 +68,10 @@ const sides = () =>
   );
 
 // Its cells and names; places: [x, y] of each; what: said to those who do not see it.
-const triangleOf = (places, titles, what) => {
-  const shapes = cells(places).map((polygon) =>
+const shapesOf = new WeakMap(); // of a list of weightings: cells are cut once
+const triangleOf = (places, titles, what, of = places) => {
+  if (!shapesOf.has(of)) shapesOf.set(of, cells(places));
+  const shapes = shapesOf.get(of).map((polygon) =>
     svg("path", {
       class: "cell",
       d: polygon.length ? `M${polygon.map((p) => p.map((c) => c.toFixed(2)).join(" ")).join("L")}Z` : "M0 0",
@@ -104,6 +106,7 @@ const triangle = (method) => {
     places,
     data.tasks,
     `${method.label}: one cell for each weighting. Arrow keys walk, Enter pins.`,
+    method.alphas,
   );
   const slashes = svg("path", { class: "slash over" });
   root.append(slashes);

@@ -21,7 +21,7 @@ const landscapeOf = (method) => {
 
 // A triangle of numbers that are no weighting's own: read by pointing, never pinned, in no table.
 const readOnly = (alphas, numbers, colours, evaluated, say) => {
-  const { root, shapes } = triangleOf(alphas.map(place), data.tasks, say(numbers.indexOf(extent(numbers)[1])));
+  const { root, shapes } = triangleOf(alphas.map(place), data.tasks, say(numbers.indexOf(extent(numbers)[1])), alphas);
   root.setAttribute("role", "img");
   shapes.forEach((shape, i) => {
     shape.classList.add("read");

@@ -41,7 +41,9 @@ const path = (xs, ys) =>
       ["", "M"],
     )[0];
 
-const roomy = () => Math.max(330, Math.min(720, at("maps").clientWidth || 600)); // drawn for its width: letters keep their size
+// Drawn for its width, so that letters keep their size; measured once, since that lays the page out.
+let width = null;
+const roomy = () => (width ??= Math.max(330, Math.min(720, at("maps").clientWidth || 600)));
 const curves = () => {
   // one chart: the truth, the chosen preview, and the others behind them
   const chosen = byKey.get(state.method);

@@ -1,11 +1,24 @@
 // The knee of a preview's front, as previa.study.knee finds it: farthest above the plane through the front's ends.
 
+// The rows of a method that no other of these beats: found once for each choice of rows, since weights do not move it.
+const frontsFound = new Map();
+const frontRows = (method, rows) => {
+  const key = `${method.key} ${rows.length === method.scores.length ? "all" : rows.join()}`;
+  if (!frontsFound.has(key)) {
+    const on = undominated(rows.map((row) => method.scores[row]));
+    frontsFound.set(
+      key,
+      rows.filter((_, i) => on[i]),
+    );
+  }
+  return frontsFound.get(key);
+};
+
 const kneeOf = (method) => {
   if (method.key === data.chosen && isStored() && recommendation.knee?.alpha?.length === T) return recommendation.knee.alpha;
   const { allowed } = ofWish(method);
   const rows = method.scores.flatMap((s, row) => (s[0] === null || !allowed[row] ? [] : [row]));
-  const on = undominated(rows.map((row) => method.scores[row]));
-  const front = rows.filter((_, i) => on[i]);
+  const front = frontRows(method, rows);
   const spans = data.tasks.map((_, t) => extent(front.map((row) => method.scores[row][t])));
   const traded = data.tasks.map((_, t) => t).filter((t) => spans[t][1] - spans[t][0] > 1e-7 * Math.max(...spans[t].map(Math.abs)));
   if (traded.length < 2) return null;

@@ -48,17 +48,30 @@ const fromHash = () => {
   update({ method: state.method }); // draws all anew
 };
 
-let written = null;
+// Browsers bear some hundred changes of an address in a while, and a slider makes more: the last one of a move is written.
+const QUIET = 150; // milliseconds
+let known = location.hash; // as this page last read or wrote it
+let due = null;
 const writeHash = () => {
+  if (due === null) due = setTimeout(writeNow, QUIET);
+};
+const writeNow = () => {
+  due = null;
+  if (location.hash !== known) return; // somebody else's, which is read next
   const hash = toHash();
-  if (hash === written || (written === null && hash === "")) return;
-  written = hash;
+  if (`#${hash}` === location.hash || (hash === "" && location.hash === "")) return;
   try {
     history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
   } catch {
     /* a page that may not change its address keeps its view until it is closed */
   }
+  known = location.hash;
 };
 addEventListener("hashchange", () => {
-  if (location.hash.slice(1) !== written) fromHash();
+  if (location.hash === known) return;
+  known = location.hash;
+  fromHash();
+});
+addEventListener("pagehide", () => {
+  if (due !== null) writeNow();
 });

@@ -77,5 +77,8 @@ at("panel").addEventListener("focusout", (event) => {
 let resized;
 addEventListener("resize", () => {
   clearTimeout(resized);
-  resized = setTimeout(() => update({ show: state.show }), 150);
+  resized = setTimeout(() => {
+    width = null;
+    update({ show: state.show });
+  }, 150);
 });

@@ -11,7 +11,7 @@ setInterval(async () => {
     if (!answer.ok) return;
     const stamp = (await answer.text()).trim();
     note.textContent = " Live: it follows the study's store.";
-    if (stamp !== data.stamp && performance.now() - touched > 3000) location.reload();
+    if (stamp !== data.stamp && performance.now() - touched > 3000 && due === null) location.reload();
   } catch {
     note.textContent = " previa view has ended: this is how the store was.";
   }
