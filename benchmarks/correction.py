@@ -5,7 +5,7 @@ Run: python benchmarks/correction.py STORE:PREVIEW[:exact] ...      (:exact wher
     python benchmarks/correction.py demo-out/study.db:warped:exact demo-out/study.db:simple:exact
 
 Of each store 3, 4 and 6 runs inside the simplex are shown, once as `previa validate` proposes them (the pick, the centre of what is
-near-best, uniform, then by design.propose, at the nearest weighting with a true run) and in 20 random draws. All other true runs
+near-best, uniform, then by design.propose, at the nearest weighting with a true run) and in 10 random draws. All other true runs
 inside the simplex judge the uncorrected preview, the offset, the Gaussian process, and what the rule of `study.correct` chooses:
 mean squared error of the mean score, Spearman, regret in points of the best of what judges, and the share of scores within 1.96 sd.
 Writes benchmarks/results/correction.json and prints the table.
@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from previa.study import design, quality, simplex
-from previa.study.correct import RULES, corrected, coverage
+from previa.study.correct import RULES, corrected, coverage, rule_by
 from previa.study.preview import Preview
 from previa.study.recommend import recommend
 from previa.study.store import Store
 
-NUMBERS, DRAWS = (3, 4, 6), 20
+NUMBERS, DRAWS = (3, 4, 6), 10
 RESULTS = Path(__file__).parent / "results" / "correction.json"
 
 
@@ -84,19 +84,20 @@ def judged(name, preview, truth, rows, exact, how):
     rest = np.setdiff1d(np.arange(len(truth)), rows)
     shown, hidden = truth.rows(rows), truth.rows(rest)
     best, out = hidden.mean.max(), []
-    for rule in (*RULES, None):
+    for rule in RULES:
         found = corrected(preview, shown, exact_corners=exact, rule=rule)
         p = found.preview.rows(rest)
         pick = quality.ranking(p.mean, p.alphas)[0]
         out.append({
-            "store": name, "runs": len(rows), "how": how, "rule": rule or "chosen",
+            "store": name, "runs": len(rows), "how": how, "rule": rule,
             "mse": float(((p.mean - hidden.mean) ** 2).mean()),
             "spearman": quality.spearman(p.mean, hidden.mean) or 0.0,
             "regret": 100 * float(best - hidden.mean[pick]),
             "coverage": coverage(found, hidden),
             "process": float(found.rule == "process"),
         })  # fmt: skip
-    return out
+    chosen = rule_by(found.left_out_rms or {})
+    return [*out, {**out[RULES.index(chosen)], "rule": "chosen", "process": float(chosen == "process")}]
 
 
 def mean_of(name, rows):

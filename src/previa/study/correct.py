@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 Rule = Literal["none", "offset", "process"]
 
 RULES: tuple[Rule, ...] = ("none", "offset", "process")
-ALIKE = 1.1  # errors up to so many times the least are no reason for a less simple correction
+CLEARLY = 1.5  # times: errors of a few runs left out are too noisy to choose by smaller differences
 ENOUGH = 3  # runs: with fewer the errors of runs left out are not compared, and the correction is the offset
 INTERVAL = 1.96  # standard deviations on either side of a mean
 
@@ -47,9 +47,9 @@ def corrected(
     exact_corners: r_t = 0 at corners without a true run, since there a preview is the task's own run, by the recipe of joint
     runs. False for families whose own runs are by another recipe, and for checkpoints that were brought: then corners say
     nothing. A true run at a corner always says what it says.
-    rule: by default the first of RULES whose left_out_rms is at most ALIKE times the least; with fewer than ENOUGH runs inside
-    the simplex "offset", the mean of their residuals. Corners do not count in the offset and do not move by it, where they are
-    known: truths rise steeply from them, and previews do not miss there what they miss inside.
+    rule: by default that of `rule_by`; with fewer than ENOUGH runs inside the simplex "offset", the mean of their residuals.
+    Corners do not count in the offset and do not move by it, where they are known: truths rise steeply from them, and previews
+    do not miss there what they miss inside.
     Raises InputError where tasks differ, or no true run is at a previewed weighting inside the simplex.
     """
     if preview.tasks != truth.tasks:
@@ -79,8 +79,7 @@ def corrected(
     left: dict[str, float] = (
         {name: _left_out(_MAKE[name], at, r, corners, zeros) for name in RULES} if n >= ENOUGH else {}
     )
-    best: Rule = next((name for name in RULES if left and left[name] <= ALIKE * min(left.values())), "offset")
-    chosen: Rule = rule or best
+    chosen: Rule = rule or rule_by(left)
     shift, sd = _MAKE[chosen](at, r, corners, zeros, preview.alphas)
     scores = preview.scores + shift
     made = Preview(
@@ -88,6 +87,17 @@ def corrected(
         provenance={**preview.provenance, "corrected": chosen},
     )  # fmt: skip
     return Corrected(made, sd, chosen, MappingProxyType(left) if left else None, n)
+
+
+def rule_by(left_out_rms: Mapping[str, float]) -> Rule:
+    """ "process", unless the left-out error of another is CLEARLY less: then the one with the least. "offset" where there are none.
+
+    In small studies three to six runs choose no better than this by smaller differences (docs/validating.md).
+    """
+    if not left_out_rms:
+        return "offset"
+    least: Rule = min(RULES, key=lambda name: left_out_rms[name])
+    return least if CLEARLY * left_out_rms[least] < left_out_rms["process"] else "process"
 
 
 def residuals(preview: Preview, truth: Preview) -> tuple[Array, Array]:
