@@ -165,7 +165,7 @@ def _direct(axes: Any, ends: list[float], names: list[str], alphas: Array) -> No
     )  # off the numbers over and under the last axis
     for i in range(1, len(y)):
         y[i] = max(y[i], y[i - 1] + gap)
-    y -= max(0.0, float(y[-1]) - 0.92) if len(y) else 0.0
+    y -= max(0.0, float(y[-1]) - 0.86) if len(y) else 0.0
     for place, i in zip(y, order, strict=True):
         ink = INKS[i % 4]
         end = len(alphas[i]) - 1

@@ -151,7 +151,7 @@ def _slice(
         spine.set_edgecolor(RULE)
     made.text(
         (left + 0.89) / width,
-        (bottom + 1.56) / height,
+        (bottom + 1.61) / height,
         "others",
         fontsize=7.5,
         color=MUTED,
