@@ -5,20 +5,31 @@ import hashlib
 import html
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from previa.errors import FileError, InputError
 from previa.show import write_report
+from previa.show._look import landscapes
 from previa.show.report import _led
 from previa.study.compare import compare
 from previa.study.pareto import compare_fronts
+from previa.study.preference import Preference, experts_of
 from previa.study.recommend import recommend
 from synthetic_previews import made_up, study, written
 
 TASKS = ("digits 0-3", "digits 4-6", "digits 7-9")
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\u2028 & {{script}} '\""
+
+
+def with_items(preview):
+    """The same, with scores of 50 test items each."""
+    N = 50
+    spread = np.linspace(-0.3, 0.3, N)
+    items = tuple((s[:, None] + spread).astype(np.float32) for s in preview.scores.T)
+    return replace(preview, items=items)
 
 
 def embedded(page):
@@ -31,6 +42,14 @@ def test_a_report_of_231_weightings_by_5_methods_is_one_small_file(tmp_path):
     assert {len(p) for p in previews.values()} == {231}
     page = written(tmp_path / "r.html", TASKS, truth, previews).read_text()
     assert len(page.encode()) < 1_000_000
+    five = tuple("abcde")
+    truth, previews = study(
+        five, steps=6, truth_steps=6, methods=("simple", "ivon_hessian", "squared_gradients", "mixture")
+    )
+    truth, previews = with_items(truth), {m: with_items(p) for m, p in previews.items()}
+    assert {len(p) for p in previews.values()} == {210}
+    wide = written(tmp_path / "r.html", five, truth, previews).stat().st_size
+    assert wide * 231 / 210 < 1_000_000  # five tasks, with intervals
     assert not re.search(
         r"\b(?:src|href)\s*=\s*['\"]?[^#'\"\s]", page.split("<script>")[0]
     )  # only links within the page
@@ -61,6 +80,54 @@ def test_scores_and_weights_survive_the_way_into_the_page(tmp_path):
         np.testing.assert_allclose(data["designs"][method["design"]], preview.alphas, atol=1e-6)
         np.testing.assert_allclose(method["scores"], preview.scores, rtol=1e-5)  # six digits are kept
         assert method["pick"] == int(np.argmax(preview.mean))
+
+
+def test_errors_and_typical_noise_are_those_of_the_items(tmp_path):
+    preview = with_items(made_up(TASKS, steps=4))
+    rng = np.random.default_rng(0)
+    items = tuple(rng.random(i.shape).astype(np.float32) for i in preview.items)
+    scores = np.stack([i.mean(axis=1, dtype=float) for i in items], axis=1)
+    preview = replace(preview, items=(*items[:2], None), scores=scores)
+    page = written(tmp_path / "r.html", TASKS, None, {"mine": preview}, bare=True).read_text()
+    mine = embedded(page)["methods"][0]
+    assert mine["errors"][3][0] == pytest.approx(items[0][3].std() / np.sqrt(50), rel=0.006)
+    assert mine["errors"][3][2] is None
+    pick = mine["pick"]
+    for t in (0, 1):
+        apart = [np.std(x - items[t][pick]) / np.sqrt(50) for i, x in enumerate(items[t]) if i != pick]
+        assert mine["noise"][t] == pytest.approx(np.median(apart), rel=0.006)  # three digits are kept
+    assert mine["noise"][2] is None
+
+
+def test_the_studys_own_preference_and_its_experts_go_in(tmp_path):
+    truth, previews = study(TASKS, steps=4, truth_steps=2, methods=("simple",))
+    wish = Preference({TASKS[0]: 3}, {TASKS[1]: 0.5}, worst=True, relative_to=experts_of(previews["simple"]))
+    facts = {"method": "simple"}
+    options = {"name": "n", "convention": "mean", "comparison": None, "recommendation": {}}
+    write_report(
+        tmp_path / "r.html",
+        tasks=TASKS,
+        truth=truth,
+        previews=previews,
+        facts=facts,
+        preference=wish,
+        **options,
+    )
+    data = embedded((tmp_path / "r.html").read_text())
+    assert data["preference"] == {
+        "weights": [3, 1, 1],
+        "floors": [None, 0.5, None],
+        "worst": True,
+        "relative": True,
+    }
+    assert data["experts"] == pytest.approx(list(wish.relative_to.values()))
+    _, lands = landscapes(truth, previews, wish)
+    assert data["methods"][1]["pick"] == lands["simple"].pick
+    inner = previews["simple"].rows((previews["simple"].alphas > 0).all(axis=1))
+    write_report(
+        tmp_path / "r.html", tasks=TASKS, truth=None, previews={"simple": inner}, facts=facts, **options
+    )
+    assert embedded((tmp_path / "r.html").read_text())["experts"] == [None, None, None]
 
 
 def test_hostile_names_stay_text(tmp_path):
