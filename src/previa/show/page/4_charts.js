@@ -54,7 +54,7 @@ const curves = () => {
   const frame = axes(
     { low: 0, high: 1 },
     y,
-    [`weight of ${shorten(data.tasks[0], 24)}, the rest on ${shorten(data.tasks[1], 24)}`, title],
+    [roomy() < 480 ? `weight of ${shorten(data.tasks[0], 34)}` : `weight of ${shorten(data.tasks[0], 24)}, the rest on ${shorten(data.tasks[1], 24)}`, title],
     { left: 48, right: roomy() - 8, top: 30, bottom: 300 },
   );
   const root = svg(
