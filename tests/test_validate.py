@@ -5,9 +5,10 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from previa.cli import main
-from previa.errors import InputError, StoreError
+from previa.errors import InputError, StoreError, StudyError
 from previa.run.anchors import anchors_of
 from previa.run.fit import fit
 from previa.run.joint import JOINT, finetune_at
@@ -33,6 +34,7 @@ from previa.study.runs_csv import GivenRun, GivenRuns, read_runs
 from previa.study.simplex import find, grid, same, uniform
 from previa.study.store import Store
 from previa.study.validation import previewed_at, proposals, validated
+from tiny_folders import classifier, labelled, write_lines
 from tiny_study import NAME, write_study
 
 TASKS = ("a", "b", "c")
@@ -269,6 +271,51 @@ def test_corners_are_exact_for_families_by_the_joint_recipe_only(folder):
         assert exact_corners(work, "warped")
         with pytest.raises(StoreError, match="previa preview"):
             plan_runs(work, 1)
+
+
+@pytest.mark.parametrize("heads", [False, True])
+def test_a_study_of_folders_trains_its_runs_and_one_with_heads_takes_them_from_a_table(tmp_path, heads):
+    classifier(tmp_path / "base", seed=0)
+    for number, task in enumerate("ab"):
+        model = classifier(tmp_path / task, seed=0)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(number)))
+        model.save_pretrained(tmp_path / task)
+        write_lines(tmp_path / f"{task}.jsonl", labelled(12, number))
+    own = {"heads": ["classifier"]} if heads else {}
+    study = study_from_dict(
+        {
+            "study": {"name": "folders", "model": "base"},
+            "transformers": {"task_type": "sequence-classification", **own},
+            "task": [{"name": t, "checkpoint": t, "train": f"{t}.jsonl", "test": f"{t}.jsonl"} for t in "ab"],
+            "adamw": {"steps": 2},
+            "preview": {"methods": ["simple"], "steps": 4},
+        },
+        folder=tmp_path,
+    )
+    with opened(study) as work:
+        preview(work, fit(work))
+        plan = plan_runs(work, 1)
+        if heads:
+            with pytest.raises(StudyError, match=r"not trained here.*previa validate --template"):
+                train_runs(work, plan)
+            ingest(work, GivenRuns((GivenRun(plan.proposed[0].alpha, {"a": 0.5, "b": 0.5}, "", 2),)))
+        else:
+            train_runs(work, plan)
+        found, _ = report(work, plan)
+        assert len(found.runs) == 1
+        assert "One true run is known" in found.sentence
+        assert not exact_corners(work, "simple")  # trained elsewhere
+
+
+def test_a_weighting_whose_run_failed_is_proposed_again(folder):
+    with opened(tiny(folder)) as work:
+        preview(work, fit(work))
+        plan = plan_runs(work, 2)
+        work.store.fail(JOINT, plan.proposed[0].alpha, "the judge is out", seconds=1.0)
+        assert plan_runs(work, 2).proposed == plan.proposed
+        assert plan_runs(work, 2).known == 0
 
 
 def test_the_command_proposes_writes_a_table_reads_it_and_redraws(folder, capsys, monkeypatch):

@@ -111,7 +111,7 @@ def validate(
     _table(found.names(), validation)
     paragraph(validation.sentence)
     if better is not None:
-        paragraph(_corrected(better, validation))
+        paragraph(_corrected(better))
     click.echo()
     publish(found, out, **shown)
 
@@ -180,17 +180,21 @@ def _table(tasks: tuple[str, ...], validation: Any) -> None:
     click.echo()
 
 
-def _corrected(better: Any, validation: Any) -> str:
-    rules = {
-        "none": "these runs give no reason to correct the preview",
-        "offset": "the preview is corrected best by what it misses on average, which changes no ranking between weightings inside",
-        "process": "the preview is corrected best by a smooth map of what it misses",
-    }
+def _corrected(better: Any) -> str:
+    """What the runs correct, and how well they foretell one another."""
     left = better.left_out_rms
     if left is None:
-        return "With fewer than three true runs inside the simplex only the offset is known."
-    errors = ", ".join(f"{name} {error:.3f}" for name, error in left.items())
-    return f"Leaving each run out in turn, {rules[better.rule]} (errors of task scores: {errors})."
+        return (
+            "With fewer than three true runs inside the simplex the preview is corrected by its offset alone."
+        )
+    rules = {
+        "none": "These runs give no reason to correct the preview",
+        "offset": "What the preview misses at these runs corrects it best as one number a task",
+        "process": "What the preview misses at these runs corrects it as a smooth map",
+    }
+    names = {"none": "uncorrected", "offset": "by the mean miss", "process": "by a smooth map"}
+    errors = ", ".join(f"{error:.3f} {names[name]}" for name, error in left.items())
+    return f"{rules[better.rule]}. Errors of task scores with each run left out in turn: {errors}."
 
 
 def time_of(seconds: float) -> str:

@@ -60,11 +60,11 @@ def plan_runs(
         number,
         uniform=work.uniform,
         size_proportional=work.size_proportional,
-        known=() if known is None else known.alphas,
+        known=() if known is None else known.alphas[known.ok],
         preference=preference,
     )
     seconds = tuple(seconds_of_run(work, one.alpha) for one in wanted)
-    return Plan(name, wanted, seconds, 0 if known is None else len(known))
+    return Plan(name, wanted, seconds, 0 if known is None else int(known.ok.sum()))
 
 
 def train_runs(work: Work, plan: Plan, *, workers: int = 1, progress: Progress | None = None) -> None:
