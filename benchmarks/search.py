@@ -51,7 +51,14 @@ def _digest(*modules: ModuleType) -> str:
     return hashlib.sha256(b"".join(Path(str(m.__file__)).read_bytes() for m in modules)).hexdigest()[:12]
 
 
+def _starts() -> str:
+    """The start of the searchers that have ours."""
+    first = [search.start(T, search.number_to_start(T), seed=s) for T in STEPS for s in range(10)]
+    return hashlib.sha256(b"".join(one.round(9).tobytes() for one in first)).hexdigest()[:12]
+
+
 CODE = _digest(_searchers)  # as it is when this begins
+PEERS = f"{CODE}_{_starts()}"
 OURS = _digest(_searchers, search, surrogate, acquisition, _sobol)
 
 
@@ -127,7 +134,7 @@ def regions(surface: Surface, seed: int) -> dict[str, list[float]]:
 
 def kept(folder: Path, what: Sequence[object], make: Any) -> Any:
     """make() -> JSON data, made once for these names and the code that decides it."""
-    digest = CODE if {"random", "Optuna's TPE"} & set(what) else OURS
+    digest = CODE if {"random", "Optuna's TPE"} & set(what) else PEERS if set(NEEDS) & set(what) else OURS
     name = "_".join("".join(c if c.isalnum() else "-" for c in str(part)) for part in (*what, digest))
     file = folder / f"{name}.json"
     if not file.is_file():

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 GREYED = "#d8d4ca"  # weightings that miss a floor
 INKS = (INK, *LINES[1:4])  # of highlighted lines
 ABOVE, BELOW = 2.5, 1.35  # inches: scores, weights
+LOW, HIGH = 0.06, 0.86  # of a panel's height: names there stay off the numbers at the last axis
 NAMED = 1.75  # inches for the names of highlighted lines
 
 
@@ -160,12 +161,10 @@ def _direct(axes: Any, ends: list[float], names: list[str], alphas: Array) -> No
     high = axes.get_position().height * axes.figure.get_figheight()
     gap = 0.36 / high
     order = np.argsort(ends)
-    y = np.clip(
-        np.array(ends, dtype=float)[order], 0.06, 0.92
-    )  # off the numbers over and under the last axis
+    y = np.clip(np.array(ends)[order], LOW, HIGH)
     for i in range(1, len(y)):
         y[i] = max(y[i], y[i - 1] + gap)
-    y -= max(0.0, float(y[-1]) - 0.86) if len(y) else 0.0
+    y -= max(0.0, float(y[-1]) - HIGH) if len(y) else 0.0
     for place, i in zip(y, order, strict=True):
         ink = INKS[i % 4]
         end = len(alphas[i]) - 1
