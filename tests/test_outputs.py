@@ -30,7 +30,7 @@ PARETO = {
 }  # fmt: skip
 TRUTH = {"best_alpha", "best_score", "uniform_score", "size_proportional_score", "weightings", "seconds"}
 RECOMMENDATION = {"alpha", "region_fraction", "sentence"}
-FIGURES = {"contours.png", "histograms.png", "per_task.png", "pareto.png"}
+FIGURES = {"contours.png", "histograms.png", "per_task.png", "pareto.png", "what_if.png", "disagreement.png"}
 FILES = {"preview.csv", "summary.json", *FIGURES, "report.html"}
 TASKS = ("a", "b", "c")
 SIZES = {"a": 100, "b": 50, "c": 50}
