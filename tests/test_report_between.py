@@ -82,13 +82,21 @@ def test_a_search_is_drawn_as_interpolated_beside_what_was_evaluated(opened, tmp
 
 
 @pytest.mark.parametrize("T", [2, 5])
-def test_other_numbers_of_tasks_have_a_curve_or_are_told_that_there_is_no_map(opened, tmp_path, T):
-    page = opened(path=searched(tmp_path / "r.html", T)[0])
+def test_other_numbers_of_tasks_have_a_curve_or_slices(opened, tmp_path, T):
+    path, few, between = searched(tmp_path / "r.html", T)
+    page = opened(path=path)
     if T == 2:
         assert page.locator("#between .band").count() == 1
         assert page.locator("#between .dot").count() == 6
     else:
-        assert "it is not drawn here" in page.locator("#between").inner_text()
+        assert page.locator("#between figure").count() == 4  # the first task with each other one
+        assert page.locator("#between figure").first.locator(".read").count() == len(grid(3, 5))
+        assert page.locator("#between figure").first.locator(".dot").count() == len(few)
+        best = between.preview.mean.max()
+        told = page.locator("#between figure").first.locator(".read title").all_text_contents()
+        assert max(float(x.rsplit(": ", 1)[1].split(" ± ")[0]) for x in told) == pytest.approx(
+            best, abs=0.0006
+        )
         assert page.locator("#disagreement").inner_text().endswith("They do.")
 
 

@@ -116,6 +116,7 @@ def test_a_store_that_is_none_is_said_on_the_page(tmp_path):
     with served(path) as port:
         answer, body = ask(port)
         assert answer.status == 200
+        assert "the report cannot be made now" in body
         assert "<b>" not in body
 
 
@@ -168,3 +169,17 @@ def test_the_page_follows_the_store_and_keeps_its_view(browser, tmp_path):
         page.close()
     assert complaints == []
     assert foreign == []
+
+
+def test_a_search_is_served_with_what_lies_between_its_few_weightings(tmp_path):
+    path = tmp_path / "study.db"
+    with opened_store(path) as store:
+        record(store, [[1, 0], [0.75, 0.25], [0.4, 0.6], [0, 1]])
+        store.put(
+            "searches",
+            {"simple": {"goal": "best", "candidates": 101, "steps": 100, "why_ended": "the budget"}},
+        )
+    with served(path) as port:
+        body = ask(port)[1]
+    assert '"surrogates":{"simple":{"alphas":' in body
+    assert '"why_ended":"the budget"' in body

@@ -2,6 +2,7 @@
 
 import hashlib
 import html
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,10 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from previa.errors import FileError, InputError, StoreError
+from previa.errors import FileError, PreviaError
 from previa.study.store import Store
 
 HOST = "127.0.0.1"
+NOTHING = "nothing was previewed yet"
 OTHERS = ("POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "CONNECT")
 FILES = ("", "-wal")  # of a store: what is written last stands in the second one
 
@@ -28,16 +30,17 @@ def stamp(path: Path) -> str:
             seen = path.with_name(path.name + ending).stat()
         except OSError:
             continue
-        found.append((ending, seen.st_mtime_ns, seen.st_size))
+        if seen.st_size:  # reading makes an empty log, and takes it away
+            found.append((ending, seen.st_mtime_ns, seen.st_size))
     return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
 
-def waiting(path: Path, why: str) -> bytes:
+def waiting(path: Path, what: str, why: str) -> bytes:
     """The page before there is anything to show: it says why, and looks again every few seconds."""
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="3">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
-        f"<title>previa view</title><h1>nothing was previewed yet</h1><p>{html.escape(why)}</p>"
+        f"<title>previa view</title><h1>{html.escape(what)}</h1><p>{html.escape(why)}</p>"
         f"<p>{html.escape(str(path))} is looked at again every few seconds.</p></html>"
     ).encode("utf-8", "xmlcharrefreplace")
 
@@ -63,8 +66,9 @@ class Live:
         try:
             with Store.read(self.path) as store:
                 return self.pages(store, now)
-        except (FileError, StoreError, InputError) as error:
-            return waiting(self.path, str(error))
+        except PreviaError as error:
+            early = not self.path.exists() or NOTHING in str(error)
+            return waiting(self.path, NOTHING if early else "the report cannot be made now", str(error))
 
 
 def server(path: Path, pages: Pages, *, port: int = 0) -> ThreadingHTTPServer:
@@ -130,7 +134,9 @@ def server(path: Path, pages: Pages, *, port: int = 0) -> ThreadingHTTPServer:
         daemon_threads = True
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """A browser that went away in mid-answer is no error."""
+            """A browser that went away in mid-answer is no error; all else is shown."""
+            if not isinstance(sys.exc_info()[1], ConnectionError):
+                super().handle_error(request, client_address)
 
     try:
         return Server((HOST, port), Handler)

@@ -20,15 +20,15 @@ const landscapeOf = (method) => {
 };
 
 // A triangle of numbers that are no weighting's own: read by pointing, never pinned, in no table.
-const readOnly = (alphas, numbers, colours, evaluated, say) => {
-  const { root, shapes } = triangleOf(alphas.map(place), data.tasks, say(numbers.indexOf(extent(numbers)[1])), alphas);
+const readOnly = (alphas, numbers, colours, evaluated, say, locate = place, titles = data.tasks) => {
+  const { root, shapes } = triangleOf(alphas.map(locate), titles, say(numbers.indexOf(extent(numbers)[1])), alphas);
   root.setAttribute("role", "img");
   shapes.forEach((shape, i) => {
     shape.classList.add("read");
     shape.setAttribute("fill", colours(numbers[i]));
     shape.append(svg("title", {}, say(i)));
   });
-  const dots = evaluated.map((alpha) => place(alpha)).map(([x, y]) => svg("circle", { class: "dot", cx: x, cy: y, r: 3 }));
+  const dots = evaluated.map((alpha) => locate(alpha)).map(([x, y]) => svg("circle", { class: "dot", cx: x, cy: y, r: 3 }));
   root.append(svg("g", { class: "over" }, dots));
   return root;
 };
@@ -44,9 +44,9 @@ const surrogateMap = (method) => {
   const numbers = sure ? found.sd : found.scores;
   const picture = () => {
     if (T === 2) return surrogateCurve(method, found);
-    if (T > 3) return el("p", { class: "note" }, "For more than three tasks it is not drawn here.");
     const [low, high] = sure ? [0, extent(numbers)[1]] : (({ low, high }) => [low, high])(plainScale());
     const colour = (v) => viridis(high > low ? (sure ? 1 - (v - low) / (high - low) : (v - low) / (high - low)) : 0.5);
+    if (T > 3) return slicePairs().map((pair) => surrogateSlice(method, found, numbers, colour, evaluated, pair));
     const say = (i) => `interpolated at ${weights(found.alphas[i])}: ${score(found.scores[i])} ± ${score(Z * found.sd[i])}`;
     return el(
       "figure",
@@ -70,8 +70,14 @@ const surrogateMap = (method) => {
     "div",
     { class: "block" },
     el("h3", {}, "Between the evaluated weightings: interpolated"),
-    el("p", { class: "note" }, `${said} Dots are evaluated; all else is interpolated, and is in no table of this page.`),
-    T === 3
+    el(
+      "p",
+      { class: "note" },
+      `${said} Dots are evaluated; all else is interpolated, and is in no table of this page.${
+        T > 3 ? " A cell is the best interpolated score with these two weights, over all weights of the others." : ""
+      }`,
+    ),
+    T > 2
       ? radios(
           "between",
           "Show",
@@ -90,6 +96,32 @@ const surrogateMap = (method) => {
     el("div", { class: "small-maps" }, picture()),
   );
 };
+// More tasks: of two of them and all others together, a cell is the best interpolated score with these two weights.
+const surrogateSlice = (method, found, numbers, colour, evaluated, [s, t]) => {
+  const best = new Map();
+  found.alphas.forEach((alpha, i) => {
+    const key = `${alpha[s].toFixed(5)} ${alpha[t].toFixed(5)}`;
+    if (!best.has(key) || found.scores[i] > found.scores[best.get(key)]) best.set(key, i);
+  });
+  const rows = [...best.values()];
+  const locate = (alpha) => place([alpha[s], alpha[t], 1 - alpha[s] - alpha[t]]);
+  const say = (i) =>
+    i < 0 ? "" : `interpolated at ${weights(found.alphas[rows[i]])}: ${score(found.scores[rows[i]])} ± ${score(Z * found.sd[rows[i]])}`;
+  return el(
+    "figure",
+    { "data-surrogate": method.key },
+    readOnly(
+      rows.map((i) => found.alphas[i]),
+      rows.map((i) => numbers[i]),
+      colour,
+      evaluated,
+      say,
+      locate,
+      [data.tasks[s], data.tasks[t], "all others"],
+    ),
+  );
+};
+
 const plainScale = () => {
   const [low, high] = extent(data.methods.flatMap((m) => values(m)));
   return { low, high };

@@ -103,7 +103,7 @@ const qualityTable = () => {
     el(
       "p",
       { class: "note" },
-      `Judged at the ${count} weightings that were both previewed and really trained; best regret first. Scores are ${data.unit}.`,
+      `Judged at the ${count} weightings that were both previewed and really trained; best regret first, under the study's own preference. Scores are ${data.unit}.`,
     ),
     perTask
       ? el(

@@ -40,6 +40,7 @@ validation();
 sharpened();
 costs();
 trust();
+at("beside").classList.toggle("beside", T <= 3);
 put("disagreement-place", disagreementMap());
 
 listeners.push((change) => {
