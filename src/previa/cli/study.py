@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from previa.cli._options import OUT, QUIET, STUDY, WORKERS, cores, opened, preference_of, study_at
+from previa.cli._options import OUT, QUIET, STUDY, WORKERS, cores, opened, study_at
 from previa.terminal import bars, paragraph, quality_table
 
 
@@ -155,8 +154,3 @@ def _hint(study: Any, store: Any, out: Path | None) -> str | None:
     there = "" if out is None else f" --out {quote(str(out))}"
     command = f"previa anchors {quote(store.get('study_file'))} --budget 4{there}"
     return f"A few short joint runs can anchor the preview: {command}"
-
-
-def _weights(given: Sequence[str]) -> Mapping[str, float]:
-    """The metric weights of options TASK=W, as `validate` takes them."""
-    return dict(preference_of(given).weights)
