@@ -46,14 +46,19 @@ if TYPE_CHECKING:
     from previa.run.sweep import sweep
     from previa.study.band import band, covers
     from previa.study.compare import compare
+    from previa.study.correct import corrected
     from previa.study.design import propose
+    from previa.study.disagreement import disagreement
     from previa.study.file import read_study
+    from previa.study.knee import knee
     from previa.study.pareto import compare_fronts, front, hypervolume
+    from previa.study.preference import Preference, experts_of
     from previa.study.preview import Preview
     from previa.study.recommend import recommend
+    from previa.study.search import suggest
     from previa.study.simplex import grid
     from previa.study.store import Store
-    from previa.study.surrogate import gaussian_process
+    from previa.study.surrogate import gaussian_process, interpolated
 
 _HOMES = {
     "AdamMoments": "fit.adam_moments",
@@ -71,6 +76,7 @@ _HOMES = {
     "Layout": "core.params",
     "Mixture": "core.mixture",
     "Modes": "core.modes",
+    "Preference": "study.preference",
     "Preview": "study.preview",
     "Provenance": "io.provenance",
     "Recipe": "run.recipe",
@@ -88,8 +94,11 @@ _HOMES = {
     "choose_power": "run.powers",
     "compare": "study.compare",
     "compare_fronts": "study.pareto",
+    "corrected": "study.correct",
     "covers": "study.band",
     "damped": "core.damping",
+    "disagreement": "study.disagreement",
+    "experts_of": "study.preference",
     "finetune": "run.finetune",
     "from_centre": "fit.centre",
     "front": "study.pareto",
@@ -97,6 +106,8 @@ _HOMES = {
     "grid": "study.simplex",
     "hypervolume": "study.pareto",
     "input_moments": "fit.kronecker_factors",
+    "interpolated": "study.surrogate",
+    "knee": "study.knee",
     "kronecker_damping": "core.kronecker",
     "kronecker_factors": "fit.kronecker_factors",
     "load_posterior": "io.posterior_file",
@@ -119,6 +130,7 @@ _HOMES = {
     "scorer": "run.scoring",
     "snapshot_posterior": "fit.snapshots",
     "squared_gradients": "fit.squared_gradients",
+    "suggest": "study.search",
     "sweep": "run.sweep",
     "von": "fit.von",
     "warp": "core.warp",
@@ -141,6 +153,7 @@ __all__ = [
     "Layout",
     "Mixture",
     "Modes",
+    "Preference",
     "Preview",
     "Provenance",
     "Recipe",
@@ -158,8 +171,11 @@ __all__ = [
     "choose_power",
     "compare",
     "compare_fronts",
+    "corrected",
     "covers",
     "damped",
+    "disagreement",
+    "experts_of",
     "finetune",
     "from_centre",
     "front",
@@ -167,6 +183,8 @@ __all__ = [
     "grid",
     "hypervolume",
     "input_moments",
+    "interpolated",
+    "knee",
     "kronecker_damping",
     "kronecker_factors",
     "load_posterior",
@@ -189,6 +207,7 @@ __all__ = [
     "scorer",
     "snapshot_posterior",
     "squared_gradients",
+    "suggest",
     "sweep",
     "von",
     "warp",
