@@ -207,6 +207,13 @@ def test_where_no_weighting_keeps_all_floors_it_says_which_is_missed_by_how_much
             assert f"{f.task} by {-f.margin:.2g}" in r.sentence
     assert sum(max(0, -f.margin) for f in r.floors) == pytest.approx(0.3)
     assert "joint training may still keep" in r.sentence
+    higher = numbers(None, per_task=LINE + 0.3)
+    seen = advised(
+        numbers(None, per_task=LINE), truth=higher, preference=Preference(floors={"a": 0.7, "c": 0.6})
+    )
+    assert seen.verdict == "no weighting keeps the floors"
+    assert 0.4 <= seen.true_best[0] <= 0.7
+    assert "Of the joint runs the best that keeps them is a = 0." in seen.sentence
 
 
 def test_a_floor_that_other_items_could_turn_round_asks_for_validation():

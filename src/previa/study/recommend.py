@@ -89,6 +89,7 @@ def recommend(
             None if true is None or beside is None else true.preview.scores[beside],
         ),
         floors_kept=seen.keeps,
+        true_best=None if true is None or not true.keeps else alpha_of(true.alphas[true.pick]),
         uniform_misses=_misses(seen, true, u),
         knee=None if bend is None else _point(seen.alphas[seen.allowed][bend], seen, true, u, near),
         **_training(seen, true, u, choice),

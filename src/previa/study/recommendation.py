@@ -65,7 +65,8 @@ class Recommendation:
     what choosing on resampled items gains on the items left out (`bootstrap.gain_of_choosing`); detectable: its interval is
     above 0 (None: unknown). over_size_proportional: the same over size-proportional weights.
     noise: differences of previewed scores up to this cannot be told from 0 (None: no per-item scores).
-    floors: each floor at the pick; floors_kept: whether any weighting keeps all; uniform_misses: the tasks whose floors uniform
+    floors: each floor at the pick; floors_kept: whether any weighting keeps all; true_best: the best joint run of those that keep
+    all floors (None: there is none); uniform_misses: the tasks whose floors uniform
     weights miss, in joint runs where there is one. knee: of the front of task scores, None where it has none.
     training_gain: of the joint run over the merged model, both at training_gain_at, the weighting nearest to the pick that has
     both; uniform_training_gain: of the joint run at uniform weights over that merged model. None: not known.
@@ -98,6 +99,7 @@ class Recommendation:
     noise: float | None
     floors: tuple[Floor, ...]
     floors_kept: bool
+    true_best: Alpha | None
     uniform_misses: tuple[str, ...]
     knee: Point | None
     training_gain: Gain | None

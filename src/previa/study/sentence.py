@@ -109,6 +109,10 @@ def _floors(r: "Recommendation") -> list[str]:
     if not r.floors:
         return []
     if not r.floors_kept:
+        if r.true_best is not None:
+            return [f"Of the joint runs the best that keeps them is {weights(r.tasks, r.true_best)}."]
+        if r.gain_from == "truth":
+            return ["No joint run that was made keeps them either."]
         return ["Previewed levels are biased low, so joint training may still keep what the preview misses."]
     text = []
     for f in r.floors:

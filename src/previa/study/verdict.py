@@ -49,6 +49,10 @@ def verdict_of(r: "Recommendation") -> tuple[Verdict, str]:
             return "validate first", (
                 f"Not enough evidence, validate first: {listed(r.doubted_by)} put the pick in the worse half of the weightings."
             )
+        if r.gain_from == "preview":
+            return "train at the pick", (
+                "Train at the pick: its previewed gain over uniform weights is more than noise; joint runs often gain less."
+            )
         return "train at the pick", "Train at the pick: its gain over uniform weights is more than noise."
     if r.gain_from == "truth":
         if r.gain.interval is None and r.gain.value > (r.noise or 0.0):
