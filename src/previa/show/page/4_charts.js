@@ -128,7 +128,7 @@ const scatter = (method) => {
     },
     frame.node,
     ...shapes
-      .map((shape, row) => [worth(method.scores[row]) ?? -Infinity, shape])
+      .map((shape, row) => [ofWish(method).short[row] > 0 ? -Infinity : (worth(method.scores[row]) ?? -Infinity), shape])
       .sort((a, b) => a[0] - b[0])
       .map(([, shape]) => shape),
   ); // the best on top

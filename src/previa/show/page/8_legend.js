@@ -45,7 +45,7 @@ const legend = () => {
       previews.length ? item("region", "near-best region") : null,
       item("pinned", "pinned"),
       floored()
-        ? el("li", {}, svg("svg", { viewBox: "-11 -11 22 22", "aria-hidden": "true" }, svg("path", { class: "slash", d: "M-6 6L6 -6" })), "misses a floor")
+        ? el("li", {}, svg("svg", { viewBox: "-11 -11 22 22", "aria-hidden": "true" }, T === 3 ? svg("path", { class: "slash", d: "M-6 6L6 -6" }) : svg("circle", { class: "cell short", r: 5 })), "misses a floor")
         : null,
     ),
   );
