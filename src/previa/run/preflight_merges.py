@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from previa.core.params import Flat
-from previa.run.check import Check, Level, pair_of, percent
+from previa.run.check import Check, Level, pair_of, percent, span
 from previa.run.evaluate import Evaluation
 from previa.run.fit import SQUARES
 from previa.run.joint_loss import training_losses
@@ -23,7 +23,7 @@ from previa.run.work import Work
 
 UNEQUAL = 3.0  # task vectors whose lengths differ by more
 AGAINST, TOGETHER = -0.1, 0.5  # cosines of task vectors
-ALIKE = 0.95  # overlap of precisions above which weighing by them does little
+ALIKE, PARTLY = 0.95, 0.7  # overlaps of precisions above which weighing by them does little, and somewhat
 MOSTLY = 0.5  # share of a precision that is its prior or initial value
 LOW = 0.2  # of the experts' own losses: a barrier that is a warning
 HALF = 0.5  # of what the experts gained over the base
@@ -61,7 +61,7 @@ def _of_vectors(names: list[str], v: TaskVectors, pairs: list[tuple[int, int]]) 
             if v.base
             else "from 0"
         )
-        + f", with cosines from {cosines.min():.2f} to {cosines.max():.2f}"
+        + f", cosines {span(float(cosines.min()), float(cosines.max()))}"
     )
     if v.norms[far] > UNEQUAL * v.norms[close]:
         return (
@@ -120,8 +120,10 @@ def curvature(have: There) -> Check | None:
             ))  # fmt: skip
         else:
             found.append((
-                f"{shown} overlap by {low:.2f} to {max(b[pair] for pair in pairs):.2f} of 1: the tasks need different "
-                "parameters, and merging by them differs from simple averaging", "ok",
+                f"{shown} overlap by {span(low, max(b[pair] for pair in pairs))} of 1: the tasks are steep in "
+                f"{'mostly the same' if low > PARTLY else 'different'} parameters, and merging by them differs "
+                f"{'somewhat ' if low > PARTLY else ''}from simple averaging",
+                "ok",
             ))  # fmt: skip
     if not found:
         return None
@@ -209,21 +211,23 @@ def barrier(losses: _Losses) -> Check:
             level,
             numbers,
         )
-    flat = f"No barrier: halfway between any two experts both tasks' mean training loss is {-barriers[worst]:.3g} or more below the mean of the two, {rest}"
+    flat = f"No barrier: halfway between two experts the mean training loss of both tasks is below the mean of the two, by {-barriers[worst]:.3g} at least, {rest}"
     if not kept:
         return Check("barrier", f"{flat}.", "ok", numbers)
     least = min(kept, key=lambda pair: float(kept[pair]))
     if kept[least] < 0:
         return Check(
             "barrier",
-            f"{flat}; but halfway between {least} it is above the base's: averaging loses all that finetuning gained. Previews will "
+            f"{flat}; but halfway between {least} it is above the base's: averaging loses all that finetuning gained in loss. Previews will "
             "be far too low inside; warped weights, or anchors, help.",
             "warning",
             numbers,
         )
     level = "note" if kept[least] < HALF else "ok"
     end = " Expect low previews inside." if level == "note" else ""
+    most = percent(max(kept.values()))
+    more = "" if len(kept) == 1 else f" ({least}) to {most}"
     return Check(
-        "barrier", f"{flat}; averages of two keep {percent(kept[least])} ({least}) to {percent(max(kept.values()))} of what the experts "
-        f"gained over the base.{end}", level, numbers,
+        "barrier", f"{flat}; averages of two keep {percent(kept[least])}{more} of what the experts gained "
+        f"over the base.{end}", level, numbers,
     )  # fmt: skip

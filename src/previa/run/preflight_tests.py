@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from previa.run.check import Check, duration, percent
+from previa.run.check import Check, duration, percent, span
 from previa.run.evaluate import Evaluation
 from previa.run.fit import SQUARES
 from previa.run.live import live
@@ -43,12 +43,11 @@ def memory(work: Work, have: There) -> Check | None:
     )
     uses = {"ivon_hessian", "mixture"} & set(study.families())
     if most <= MOSTLY or not uses:
-        end = (
-            "it is measured, not assumed." if most <= MOSTLY else "but no method of this study merges by it."
-        )
-        return Check(
-            "memory", f"{said}: {end}" if most <= MOSTLY else f"{said}, {end}", "ok", {"memory": left}
-        )
+        if most > MOSTLY:
+            return Check(
+                "memory", f"{said}, but no method of this study merges by it.", "ok", {"memory": left}
+            )
+        return Check("memory", f"{said}; the rest is measured.", "ok", {"memory": left})
     return Check(
         "memory",
         f"{said}: {' and '.join(sorted(uses))} will be close to simple averaging. Lower the second of betas in [finetune], or "
@@ -102,14 +101,12 @@ def test_sets(work: Work, have: There) -> Check:
     numbers |= {"standard_errors": errors, "smallest_difference": smallest, "paired": paired}
     least = min(sizes, key=lambda task: sizes[task] or 0)
     few = sizes[least] or 0
-    kind = (
-        "between two weightings"
-        if paired
-        else "between two weightings, at most (once previewed, pairs of items tell more),"
+    told = f"cannot be told below {smallest:.3f}" + (
+        "" if paired else " at most: pairs of items tell more, once there is a preview"
     )
     sentence = (
-        f"{', '.join(f'{task} {n}' for task, n in sizes.items())} test items: standard errors {min(errors.values()):.3f} to "
-        f"{max(errors.values()):.3f} a task; differences of the mean score {kind} below {smallest:.3f} cannot be told."
+        f"{', '.join(f'{task} {n}' for task, n in sizes.items())} test items: standard errors of a task's score "
+        f"{span(min(errors.values()), max(errors.values()), 3)}; differences of the mean score between two weightings {told}."
     )
     if few < FEW:
         sentence += f" {least} has few: more test items make every choice surer."
