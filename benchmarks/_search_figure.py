@@ -11,6 +11,7 @@ from previa.show._look import DASHES, INK, LINES, MUTED, figure, heading, save, 
 STYLES = {
     "previa": ("previa", INK, "-", "o"),
     "scikit-learn's process": ("scikit-learn", LINES[0], DASHES[1], "s"),
+    "scikit-learn's, a task each": ("scikit-learn, tasks", LINES[5], DASHES[3], "p"),
     "BoTorch": ("BoTorch", LINES[2], DASHES[2], "D"),
     "Optuna's TPE": ("Optuna", LINES[1], DASHES[3], "^"),
     "Optuna's TPE, our start": ("Optuna, our start", LINES[4], DASHES[4], "v"),

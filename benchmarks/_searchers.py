@@ -70,29 +70,32 @@ def ours(
 
 
 def scikit_learn(alphas: Array, scores: Array, candidates: Array) -> int:
-    """scikit-learn's Gaussian process on sqrt(alpha), one a task (Matern 5/2, noise, marginal likelihood), and the same improvement."""
+    """scikit-learn's Gaussian process of the mean score on sqrt(alpha), and the same improvement."""
+    value = scores.mean(axis=1)
+    mean, sd = _process(alphas, value, candidates)
+    return _best(improvement(mean, sd, value.max()), alphas, candidates)
+
+
+def scikit_learn_by_task(alphas: Array, scores: Array, candidates: Array) -> int:
+    """The same with one process a task, thought of as independent."""
+    means, sds = zip(*(_process(alphas, y, candidates) for y in scores.T), strict=True)
+    mean, sd = np.mean(means, axis=0), np.sqrt(np.sum(np.square(sds), axis=0)) / len(means)
+    return _best(improvement(mean, sd, scores.mean(axis=1).max()), alphas, candidates)
+
+
+def _process(alphas: Array, y: Array, candidates: Array) -> tuple[Array, Array]:
+    """Mean and deviation [C] without the noise of one more measurement: Matern 5/2 and noise, by marginal likelihood."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
     from sklearn.utils._testing import ignore_warnings
 
-    means, variances = [], []
-    for y in scores.T:
-        kernel = ConstantKernel() * Matern(
-            nu=2.5, length_scale=0.5, length_scale_bounds=(0.05, 10)
-        ) + WhiteKernel(1e-3, (1e-7, 1.0))
-        process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=0)
-        ignore_warnings(category=ConvergenceWarning)(process.fit)(np.sqrt(alphas), y)
-        mean, sd = process.predict(np.sqrt(candidates), return_std=True)
-        noise = process.kernel_.k2.noise_level * float(
-            np.var(y)
-        )  # of one more measurement, which is not the score's
-        means.append(mean)
-        variances.append(np.maximum(sd**2 - noise, 1e-12))
-    T = alphas.shape[1]
-    known = scores.mean(axis=1)
-    gain = improvement(np.mean(means, axis=0), np.sqrt(np.sum(variances, axis=0)) / T, known.max())
-    return _best(gain, alphas, candidates)
+    smooth = ConstantKernel() * Matern(nu=2.5, length_scale=0.5, length_scale_bounds=(0.05, 10))
+    process = GaussianProcessRegressor(smooth + WhiteKernel(1e-3, (1e-7, 1.0)), normalize_y=True)
+    ignore_warnings(category=ConvergenceWarning)(process.fit)(np.sqrt(alphas), y)
+    mean, sd = process.predict(np.sqrt(candidates), return_std=True)
+    noise = process.kernel_.k2.noise_level * float(np.var(y))
+    return mean, np.sqrt(np.maximum(sd**2 - noise, 1e-12))
 
 
 def botorch(alphas: Array, scores: Array, candidates: Array) -> int:
@@ -171,6 +174,7 @@ def _free(candidates: Array, alpha: Array, taken: list[int]) -> int:
 SEARCHERS: dict[str, Searcher] = {
     "previa": modelled(ours),
     "scikit-learn's process": modelled(scikit_learn),
+    "scikit-learn's, a task each": modelled(scikit_learn_by_task),
     "BoTorch": modelled(botorch),
     "Optuna's TPE": optuna,
     "Optuna's TPE, our start": partial(optuna, started=True),
@@ -181,5 +185,6 @@ NEEDS = {
     "Optuna's TPE": "optuna",
     "Optuna's TPE, our start": "optuna",
     "scikit-learn's process": "sklearn",
+    "scikit-learn's, a task each": "sklearn",
 }
 """searcher -> the module without which it is skipped"""
