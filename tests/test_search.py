@@ -11,7 +11,7 @@ from torch.quasirandom import SobolEngine
 from previa.errors import AlphaError, InputError, NotFiniteError
 from previa.study import acquisition, search, simplex
 from previa.study._sobol import BITS, DIMENSIONS, sobol
-from previa.study.acquisition import above, expected_improvement, gain, straddle
+from previa.study.acquisition import above, all_above, expected_improvement, gain_of_the_worst, straddle
 from previa.study.item_noise import item_noise
 from previa.study.preference import Preference
 from previa.study.preview import Preview
@@ -151,24 +151,21 @@ def test_expected_improvement_without_doubt_is_what_is_known_and_far_off_never_n
     assert (found >= 0).all()
 
 
-@pytest.mark.parametrize("name", ["mean", "weighted", "worst", "worst with floors", "relative"])
-def test_the_gain_of_a_preference_is_the_mean_of_draws(name):
-    p = WISHES[name]
+@pytest.mark.parametrize("counted", [(True, True, True), (True, False, True)])
+@pytest.mark.parametrize("floors", [(-np.inf,) * 3, (0.78, 0.7, -np.inf)])
+def test_the_gain_of_the_worst_task_is_the_mean_of_draws(counted, floors):
     mean, sd, best = np.array([[0.8, 0.72, 0.75]]), np.array([[0.05, 0.08, 0.06]]), 0.7
     s = drawn(mean, sd)[:, 0]
-    kept = p.keeps(s * (p._experts(ABC)), ABC)
-    value = p.value(s * p._experts(ABC), ABC)
-    improved = np.maximum(value - best, 0)
-    # of the mean of tasks: as if floors were kept independently of it, which is what the docstring says
-    expected = (improved * kept).mean() if p.worst else improved.mean() * kept.mean()
-    assert gain(mean, sd, best, ABC, p)[0] == pytest.approx(expected, rel=0.02)
+    kept = (s >= floors).all(axis=1)
+    expected = (np.maximum(s[:, counted].min(axis=1) - best, 0) * kept).mean()
+    found = gain_of_the_worst(mean, sd, best, np.array(floors), np.array(counted))[0]
+    assert found == pytest.approx(expected, rel=0.02)
 
 
-def test_where_no_floor_is_kept_the_gain_is_the_probability_to_keep_all():
-    p = WISHES["floors"]
-    mean, sd = np.array([[0.7, 0.2, 0.72]]), np.array([[0.05, 0.3, 0.03]])
-    expected = p.keeps(drawn(mean, sd)[:, 0], ABC).mean()
-    assert gain(mean, sd, None, ABC, p)[0] == pytest.approx(expected, abs=0.005)
+def test_floors_are_kept_as_often_as_draws_keep_them():
+    mean, sd, floors = np.array([[0.7, 0.2]]), np.array([[0.05, 0.3]]), np.array([0.75, -0.1])
+    expected = (drawn(mean, sd)[:, 0] >= floors).all(axis=1).mean()
+    assert all_above(mean, sd, floors)[0] == pytest.approx(expected, abs=0.005)
 
 
 def test_probabilities_are_exact_in_both_tails_and_certain_without_doubt():
@@ -177,20 +174,16 @@ def test_probabilities_are_exact_in_both_tails_and_certain_without_doubt():
 
 
 def test_the_region_wants_the_most_doubtful_side_of_its_edge():
-    mean = np.array([[0.5] * 3, [0.7] * 3, [0.7] * 3])
-    sd = np.array([[0.1] * 3, [0.1] * 3, [0.2] * 3])
-    worth = straddle(mean, sd, 0.7, ABC, Preference())
-    assert worth.argmax() == 2
-    assert worth[1] == pytest.approx(1.96 * 0.1 / np.sqrt(3))
-    assert worth[0] == pytest.approx(1.96 * 0.1 / np.sqrt(3) - 0.2)
+    worth = straddle(np.array([[-0.2], [0.0], [0.0]]), np.array([[0.1], [0.1], [0.2]]))
+    assert worth == pytest.approx([1.96 * 0.1 - 0.2, 1.96 * 0.1, 1.96 * 0.2])
 
 
-def test_in_a_region_with_a_floor_the_margin_most_likely_missed_decides():
-    p = Preference(floors={"b": 0.6})
-    mean, sd = np.array([[0.9, 0.61, 0.9]]), np.array([[0.01, 0.1, 0.01]])
-    assert straddle(mean, sd, 0.5, ABC, p)[0] == pytest.approx(1.96 * 0.1 - 0.01)
-    worst = straddle(mean, sd, 0.5, ABC, Preference(worst=True))
-    assert worst[0] == pytest.approx(1.96 * 0.1 - 0.11)
+def test_of_several_margins_the_one_most_likely_missed_decides():
+    margins, sd = (
+        np.array([[0.4, 0.01], [-0.05, 0.02], [0.3, 0.0]]),
+        np.array([[0.1, 0.1], [0.01, 0.3], [0.1, 0.0]]),
+    )
+    assert straddle(margins, sd) == pytest.approx([1.96 * 0.1 - 0.01, 1.96 * 0.01 - 0.05, 0.0])
 
 
 # -- what it suggests
@@ -274,10 +267,10 @@ def test_another_surrogate_may_predict():
     alphas, rows, scores = evaluated(4)
     free = np.setdiff1d(np.arange(len(alphas)), rows)[7]
 
-    def told(_, __, at):
-        return np.tile(np.abs(at - alphas[free]).max(axis=1, keepdims=True) < 1e-9, (1, 3)).astype(
-            float
-        ), np.full((len(at), 3), 0.01)
+    def told(_, known, at):
+        assert known.shape == (len(rows), 1)  # the value alone
+        mean = (np.abs(at - alphas[free]).max(axis=1, keepdims=True) < 1e-9).astype(float)
+        return mean, np.full((len(at), 1), 0.01)
 
     assert suggest(alphas[rows], scores[rows], ABC, alphas, predict=told) == free
 
@@ -323,6 +316,18 @@ def test_the_noise_of_items_is_that_of_paired_differences():
 
 
 # -- what a search finds
+
+
+def test_where_one_tasks_gain_is_anothers_loss_the_narrow_best_is_found():
+    alphas = grid(3, 20)
+    wins = np.exp(30 * alphas)
+    scores = 1 / (
+        1 + 60 * np.exp(-12 * wins / wins.sum(axis=1, keepdims=True))
+    )  # the heaviest takes nearly all
+    value = scores.mean(axis=1)
+    short = [value.max() - value[searched(alphas, scores, 20, seed)].max() for seed in range(3)]
+    assert np.median(short) < 1e-3
+    assert np.ptp(value) > 0.2
 
 
 def test_the_grids_best_of_three_tasks_is_found_within_20_evaluations():

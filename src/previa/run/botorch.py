@@ -28,7 +28,7 @@ def suggest(
     goal: Goal = "best",
     tolerance: float | None = None,
 ) -> int:
-    """As `study.search.suggest`, with BoTorch's surrogate: its SingleTaskGP with its priors, one outcome a task, on sqrt(alpha).
+    """As `study.search.suggest`, with BoTorch's surrogate: its SingleTaskGP with its priors, one outcome each, on sqrt(alpha).
 
     Its hyperparameters are the most probable ones, found by gradient steps, not averaged over. What a candidate is worth is
     computed as there, so that all preferences and goals work. Raises MissingExtraError without BoTorch, and as there.
@@ -46,7 +46,7 @@ def suggest(
 
 
 def _predict(alphas: Array, scores: Array, at: Array) -> tuple[Array, Array]:
-    """Mean and deviation of every task's smooth score at weightings: [C, T] each; a task whose scores are all the same is constant."""
+    """Mean and deviation of every smooth score [n, m] at weightings: [C, m] each; scores that are all the same stay so."""
     fit, make = _botorch()
     mean, sd = np.tile(scores.mean(axis=0), (len(at), 1)), np.zeros((len(at), scores.shape[1]))
     varied = np.ptp(scores, axis=0) > 0

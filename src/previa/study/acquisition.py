@@ -1,16 +1,13 @@
-"""How much one more evaluation at a weighting is worth, from what a surrogate says of each task's score (numpy only).
+"""How much one more evaluation at a weighting is worth, from what a surrogate says of it (numpy only).
 
-All tasks' scores at a weighting are thought of as independent normals, s_t ~ N(mean_t, sd_t^2). No draws: the same data give
-the same numbers, in whatever order tasks and weightings are.
+What is predicted is normal, several scores are independent. No draws: the same data give the same numbers, in whatever order
+tasks and weightings are.
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-
-from previa.study.preference import Preference
 
 Array = NDArray[np.float64]
 
@@ -43,28 +40,18 @@ def above(mean: Array, sd: Array, level: Array) -> Array:
     return normal_cdf(np.where(sd > 0, z, np.where(mean >= level, np.inf, -np.inf)))
 
 
-def value_of(mean: Array, sd: Array, tasks: Sequence[str], preference: Preference) -> tuple[Array, Array]:
-    """Mean and deviation of sum_t w_t s_t, scores as the preference sees them: [C] each."""
-    w = preference.w(tasks)
-    return mean @ w, np.sqrt(sd**2 @ w**2)
+def all_above(mean: Array, sd: Array, floors: Array) -> Array:
+    """The probability that every score keeps its floor, prod_t P(s_t >= floor_t), of mean and sd [C, F]: [C]."""
+    return np.asarray(above(mean, sd, floors).prod(axis=1))
 
 
-def gain(mean: Array, sd: Array, best: float | None, tasks: Sequence[str], preference: Preference) -> Array:
-    """The expected gain of value over the best that keeps all floors, where floors are kept: [C].
+def gain_of_the_worst(
+    mean: Array, sd: Array, best: float, floors: Array, counted: NDArray[np.bool_]
+) -> Array:
+    """E max(0, min_t s_t - best) with floors, over the tasks that are counted [T]; mean and sd [C, T]: [C].
 
-    mean, sd [C, T] of scores, as the preference sees them. For the mean of tasks E max(0, v - best) times the probability
-    that all floors are kept; for the worst task, exactly,
-    E max(0, min_t s_t - best) with floors = int_best^inf prod_t P(s_t >= max(u, floor_t)) du.
-    best None: nothing that keeps the floors is known; then the probability that all are kept alone.
+    Exactly, for independent scores: int_best^inf prod_t P(s_t >= max(u, floor_t)) du, u of counted tasks only.
     """
-    floors = floors_of(tasks, preference)
-    if best is None:
-        return np.asarray(above(mean, sd, floors).prod(axis=1))
-    counted = preference.w(tasks) > 0
-    if not preference.worst:
-        bound = np.isfinite(floors)
-        kept = above(mean[:, bound], sd[:, bound], floors[bound]).prod(axis=1)
-        return np.asarray(expected_improvement(*value_of(mean, sd, tasks, preference), best) * kept)
     top = (mean + FAR * sd)[:, counted].min(axis=1)  # no value of the worst task is above it
     span = np.maximum(top - best, 0.0)
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
@@ -73,35 +60,18 @@ def gain(mean: Array, sd: Array, best: float | None, tasks: Sequence[str], prefe
     for x, w in zip(nodes, weights, strict=True):
         u = best + span[some] * (x + 1) / 2
         level = np.where(counted, np.maximum(u[:, None], floors), floors)
-        found[some] += w / 2 * span[some] * above(mean[some], sd[some], level).prod(axis=1)
+        found[some] += w / 2 * span[some] * all_above(mean[some], sd[some], level)
     return found
 
 
-def straddle(mean: Array, sd: Array, level: float, tasks: Sequence[str], preference: Preference) -> Array:
-    """How unsure it is whether a weighting is in the near-best set {value >= level, floors kept}: 1.96 sd_m - |mean_m|, [C].
+def straddle(margins: Array, sd: Array) -> Array:
+    """How unsure it is whether a weighting is in the set where all margins m are positive: 1.96 sd_m - |margin_m|, [C].
 
-    The set is where all margins m are positive: value - level (for the worst task s_t - level of each task that counts) and
-    s_t - floor_t. The margin that is the most likely missed decides. Bryan et al. 2005, of one margin.
+    Of margins [C, M] above their levels, the one that is the most likely missed decides. Bryan et al. 2005, of one margin.
     """
-    floors = floors_of(tasks, preference)
-    w = preference.w(tasks)
-    if preference.worst:
-        bounds = np.maximum(np.where(w > 0, level, -np.inf), floors)
-        margins, deviations = mean - bounds, sd
-    else:
-        v, deviation = value_of(mean, sd, tasks, preference)
-        margins = np.column_stack([v - level, mean - floors])
-        deviations = np.column_stack([deviation, sd])
-    some = np.isfinite(margins).all(axis=0)  # a task without a floor bounds nothing
-    margins, deviations = margins[:, some], deviations[:, some]
     with np.errstate(divide="ignore", invalid="ignore"):
-        z = np.where(deviations > 0, margins / deviations, np.sign(margins) * np.inf)
+        z = np.where(sd > 0, margins / sd, np.sign(margins) * np.inf)
     z = np.where(np.isnan(z), 0.0, z)  # known to lie on the level
     first = np.argmin(z, axis=1)[:, None]
-    margin, deviation = (np.take_along_axis(x, first, axis=1)[:, 0] for x in (margins, deviations))
+    margin, deviation = (np.take_along_axis(x, first, axis=1)[:, 0] for x in (margins, sd))
     return np.asarray(WIDE * deviation - np.abs(margin))
-
-
-def floors_of(tasks: Sequence[str], preference: Preference) -> Array:
-    """Each task's floor, -inf where it has none: [T]."""
-    return np.array([float(preference.floors.get(task, -np.inf)) for task in tasks])
