@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from previa.cli import main
 from previa.errors import StoreError, StudyError
@@ -18,6 +19,7 @@ from previa.run.work import opened
 from previa.study.file import study_from_dict
 from previa.study.simplex import key
 from previa.study.store import Store
+from tiny_folders import classifier, labelled, write_lines
 from tiny_study import MODULE, NAME
 
 
@@ -191,6 +193,47 @@ def test_anchors_that_hold_are_anchors_of_the_new_study_the_others_are_put_aside
         train_anchors(work, fit(work), plan_anchors(work, alphas=[wanted[0]], start="base", steps=4))
         assert anchors_of(work)[0][0].digest == own.digest
     assert len(list((folder / "out" / "anchors-before-1").glob("*.json"))) == 2
+
+
+def test_another_checkpoint_of_a_task_leaves_all_true_runs(tmp_path):
+    """Joint runs start from the base: what a task brings is for its previews alone. The same of folders."""
+    classifier(tmp_path / "base", seed=0)
+    for number, name in enumerate(("a", "b", "better", "c")):
+        model = classifier(tmp_path / name, seed=0)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(number)))
+        model.save_pretrained(tmp_path / name)
+        write_lines(tmp_path / f"{name}.jsonl", labelled(12, number))
+
+    def of(**tasks):
+        return study_from_dict(
+            {
+                "study": {"name": "folders", "model": "base"},
+                "transformers": {"task_type": "sequence-classification"},
+                "task": [
+                    {"name": t, "checkpoint": at, "train": f"{t}.jsonl", "test": f"{t}.jsonl"}
+                    for t, at in tasks.items()
+                ],
+                "adamw": {"steps": 2},
+                "preview": {"methods": ["simple"], "steps": 2},
+                "truth": {"steps": 2},
+            },
+            folder=tmp_path,
+        )
+
+    first = of(a="a", b="b")
+    with opened(first) as work:
+        truth(work)
+    before = true_scores(first)
+    found = revise(of(a="better", b="b"))
+    assert found.changes.brought == ("a",)
+    assert true_scores(first) == before
+    found = revise(of(b="b", a="better"))
+    assert len(found.rows) == len(before)
+    found = revise(of(a="better", c="c"))
+    assert (found.changes.dropped, found.changes.added) == (("b",), ("c",))
+    assert (found.rows, found.lost) == ((), {JOINT: len(before)})
 
 
 def test_a_dry_run_changes_nothing(folder):

@@ -111,7 +111,11 @@ def revise(study: Study, *, dry_run: bool = False) -> Revision:
         aside = path.with_name(f"study-before-{number}.db")
         _close(path)
         path.rename(aside)
-        (Path(folder) / STORE).rename(path)
+        try:
+            (Path(folder) / STORE).rename(path)
+        except OSError as error:
+            aside.rename(path)
+            raise FileError(f"{path}: cannot be written: {error.strerror}. All is as it was.") from error
     _carry_anchors(found, bench, study, number)
     return replace(found, moved=aside)
 
