@@ -11,18 +11,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from previa.errors import FileError, StoreError, StudyError
+from previa.errors import FileError, StoreError
 from previa.run.bench import Bench
+from previa.run.changes import Changes, changes_of
 from previa.run.fit import jobs_of
+from previa.run.kept import Kept, anchors_kept, rows_kept
 from previa.run.records import make_folder, write_record
-from previa.run.resolve import modules
 from previa.run.there import base_there
 from previa.run.work import opened
-from previa.study._facts import differences
 from previa.study.file import Study
 from previa.study.simplex import show
 from previa.study.store import Store
@@ -30,37 +29,6 @@ from previa.study.truth import GIVEN, JOINT
 
 STORE = "study.db"
 LOG = ("", "-wal", "-shm")  # SQLite's files beside a store
-OF_ALL = ("model", "loss", "score", "convention", "seed", "pretrain", "finetune", "transformers")
-"""facts of a study that all its results rest on"""
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What became of the tasks: dropped, added, with other training data, other test data or score, another checkpoint."""
-
-    dropped: tuple[str, ...]
-    added: tuple[str, ...]
-    trained: tuple[str, ...]
-    tested: tuple[str, ...]
-    brought: tuple[str, ...]
-    reordered: bool
-
-    @property
-    def none(self) -> bool:
-        """Whether all tasks are as they were."""
-        return not (
-            self.dropped or self.added or self.trained or self.tested or self.brought or self.reordered
-        )
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A row of the old store that still holds: at ``alpha`` of the new tasks, with these scores."""
-
-    method: str
-    alpha: tuple[float, ...]
-    scores: Mapping[str, Any]
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -121,15 +89,15 @@ def revise(study: Study, *, dry_run: bool = False) -> Revision:
 
 
 def _plan(new: Store, old: Store, bench: Bench | None, study: Study) -> Revision:
-    changes = _changes(old, new, study)
+    changes = changes_of(old, new, study)
     rows: list[Kept] = []
     lost: dict[str, int] = {}
     for method in (JOINT, GIVEN):
         if method in old.methods():
-            kept, gone = _rows(method, old, new, bench, study, changes)
+            kept, gone = rows_kept(method, old, new, bench, study, changes)
             rows += kept
             lost |= {method: gone} if gone else {}
-    anchors, anchors_lost = _anchors(old.tasks, bench, study)
+    anchors, anchors_lost = anchors_kept(old.tasks, bench, study)
     jobs = [] if bench is None else jobs_of(bench)
     there = 0 if bench is None else sum(bench.done(job) for job in jobs)
     left = len(jobs) - there
@@ -137,133 +105,6 @@ def _plan(new: Store, old: Store, bench: Bench | None, study: Study) -> Revision
         changes, tuple(rows), lost, (there, len(jobs)), tuple(anchors), anchors_lost,
         _seconds(old, new, study, left, rows, lost),
     )  # fmt: skip
-
-
-def _changes(old: Store, new: Store, study: Study) -> Changes:
-    """Raises StudyError where something else than tasks changed, or nothing did."""
-    before, now = old.fingerprint, new.fingerprint
-    both = {name: (before.get(name), now.get(name)) for name in OF_ALL}
-    if old.convention != new.convention:
-        both["convention"] = old.convention, new.convention
-    of_all = [study.model, study.loss, study.score]
-    of_all += [study.pretrain.data] if study.pretrain else []
-    of_all += [study.transformers.task_type] if study.transformers else []
-    shared = modules(*of_all)
-    for name in shared:
-        both[f"code.{name}"] = before["code"].get(name), now["code"].get(name)
-    said = [text for name, (a, b) in both.items() for text in differences(a, b, name)]
-    if said:
-        raise StudyError(
-            f"{old.path}: not only tasks changed: {'; '.join(said)}. All results rest on that. Put it back, or give the study "
-            "another output folder. (A new task whose function is in the module of the model, the loss or the score changes that "
-            "module: put it into one of its own.)"
-        )
-    names = [name for name in old.tasks if name in new.tasks]
-    was, is_ = (_of_tasks(store.fingerprint) for store in (old, new))
-    trained = [name for name in names if was[name]["train"] != is_[name]["train"]]
-    tested = [name for name in names if was[name]["test"] != is_[name]["test"]]
-    brought = [name for name in names if was[name]["brought"] != is_[name]["brought"]]
-    found = Changes(
-        tuple(name for name in old.tasks if name not in new.tasks),
-        tuple(name for name in new.tasks if name not in old.tasks),
-        tuple(trained),
-        tuple(tested),
-        tuple(brought),
-        names != [name for name in new.tasks if name in old.tasks],
-    )
-    if found.none:
-        raise StudyError(f"{old.path}: the tasks are as they were, so there is nothing to revise.")
-    return found
-
-
-def _of_tasks(fingerprint: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """name -> what its part in training, its score, and its own run rest on, where that is brought."""
-    found = {}
-    for task in fingerprint["task"]:
-        name, references = task["name"], [task.get(key) for key in ("data", "train", "test", "score")]
-        code = {m: fingerprint["code"].get(m) for m in modules(*references)}
-        alike = {
-            k: v
-            for k, v in task.items()
-            if k not in ("checkpoint", "posterior", "score", "test", "test_split")
-        }
-        data = fingerprint["data"][name]
-        found[name] = {
-            "train": [data["train"], code, alike, fingerprint["sizes"][name]],
-            "test": [data["test"], task.get("score"), code],
-            "brought": [task.get("checkpoint"), task.get("posterior")],
-        }
-    return found
-
-
-def _rows(
-    method: str, old: Store, new: Store, bench: Bench | None, study: Study, changes: Changes
-) -> tuple[list[Kept], int]:
-    """The rows of true scores that still hold, and how many do not."""
-    preview = old.preview(method)
-    preview = preview.rows(preview.ok)
-    gone = {*changes.dropped, *changes.trained}
-    facts = old.facts(JOINT) or {}
-    other_base = method == JOINT and (bench is None or facts.get("base") != bench.digest)
-    if changes.added or changes.tested or other_base:
-        return [], len(preview)
-    kept = []
-    for a, row in enumerate(preview.alphas):
-        weight = dict(zip(old.tasks, row.tolist(), strict=True))
-        weighted = [name for name in old.tasks if weight[name] > 0]
-        if any(name in gone for name in weighted):
-            continue
-        moved = weighted != [name for name in new.tasks if weight.get(name, 0) > 0]
-        if method == JOINT and moved and study.finetune.sampling != "loss":
-            continue
-        scores = {}
-        for t, name in enumerate(old.tasks):
-            if name in new.tasks:
-                items = preview.items[t]
-                scores[name] = float(preview.scores[a, t]) if items is None else items[a]
-        alpha = tuple(weight.get(name, 0.0) for name in new.tasks)
-        kept.append(Kept(method, alpha, scores, float(preview.stats["seconds"][a])))
-    return kept, len(preview) - len(kept)
-
-
-def _anchors(
-    names: Sequence[str], bench: Bench | None, study: Study
-) -> tuple[list[tuple[Path, tuple[float, ...]]], int]:
-    """(record, its weighting of the new tasks) of the anchors trained here that still hold, and how many do not.
-
-    names: of the old tasks, in the order of the records' weightings.
-    """
-    records = sorted((study.out / "anchors").glob("*.json"))
-    found: list[tuple[Path, tuple[float, ...]]] = []
-    for record in records if bench is not None else ():
-        assert bench is not None
-        with suppress(OSError, ValueError, LookupError, TypeError):
-            facts = json.loads(record.read_text(encoding="utf-8"))["facts"]
-            if sorted(facts["data"]) != sorted(names):
-                continue  # of an older study
-            weight = dict(zip(names, facts["alpha"], strict=True))
-            weighted = [name for name in names if weight[name] > 0]
-            order = [name for name in study.names() if weight.get(name, 0) > 0]
-            moved = weighted != order
-            if sorted(weighted) != sorted(order) or (moved and study.finetune.sampling != "loss"):
-                continue
-            alpha = tuple(float(weight.get(name, 0.0)) for name in study.names())
-            now = json.loads(json.dumps(bench.joint_facts(alpha)))
-            if _same_run(facts, now, weighted, study):
-                found.append((record, alpha))
-    return found, len(records) - len(found)
-
-
-def _same_run(
-    facts: Mapping[str, Any], now: Mapping[str, Any], weighted: Sequence[str], study: Study
-) -> bool:
-    """Whether a run with weight on these tasks only rests on the same facts as one would now."""
-    same = all(facts[name] == now[name] for name in ("model", "loss", "seed", "convention", "base", "recipe"))
-    data = all(facts["data"].get(name) == now["data"].get(name) for name in weighted)
-    used = modules(study.model, study.loss, *(task.data for task in study.tasks if task.name in weighted))
-    if study.transformers is not None:
-        used = tuple({*facts["code"], *now["code"]})
-    return same and data and all(facts["code"].get(name) == now["code"].get(name) for name in used)
 
 
 def _carry(new: Store, old: Store, found: Revision) -> None:
