@@ -164,7 +164,9 @@ def test_recommend_takes_a_study_its_folder_or_its_store(finished, capsys):
         assert main(["recommend", str(finished / results)]) == 0
         sentences.add(capsys.readouterr().out)
     assert len(sentences) == 1
-    said = sentences.pop()  # the tiny study picks a corner, where the merged model is the task's own run: nothing to train
+    said = (
+        sentences.pop()
+    )  # the tiny study picks a corner, where the merged model is the task's own run: nothing to train
     assert said.startswith("Use the merged model at a = ")
     assert "\nVerdict: Ship the merged model as it is" in said
     assert main(["recommend", str(finished / "out"), "--json", "--method", "simple"]) == 0
