@@ -29,7 +29,7 @@ def search(
 ) -> Preview:
     """One preview of the study at the weightings that are worth it: all that is known of it, as in the store.
 
-    First the corners, uniform and size-proportional weights and Sobol points of the simplex, 2 (T + 1) and one in all; then one
+    First the corners, uniform and size-proportional weights and a few Sobol points of the simplex; then one
     at a time what ``engine`` suggests of the candidates: the study's grid, or what `study.search.candidates` takes of a large
     one with the neighbours of the best. Each evaluation is in the store when it is made, so that a search that was ended goes on
     where it was; a larger budget adds evaluations, and a preview of the whole grid does only what is missing. A weighting that

@@ -36,8 +36,12 @@ PLAIN = Preference()
 
 
 def number_to_start(T: int) -> int:
-    """Evaluations before the first suggestion, 2 (T + 1): corners and centroid, and as many Sobol points."""
-    return 2 * (T + 1)
+    """Evaluations before the first suggestion: corners, centroid and T // 2 Sobol points.
+
+    Measured on previews of digits and MNIST: with T + 1 Sobol points, searches of 20 evaluations of three tasks ended ten times as
+    far from the best.
+    """
+    return T + 1 + T // 2
 
 
 def start(T: int, number: int, *, seed: int) -> Array:
