@@ -149,9 +149,11 @@ def test_the_knee_is_the_one_that_python_finds(opened):
 
 
 @pytest.mark.parametrize(
-    ("T", "hash"), [(2, "#f=0.8,"), (3, "#v=worst&f=,0.8,"), (5, "#r=1&f=0.8,,,,"), (5, "")]
-)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+    ("T", "hash", "scheme"),
+    [
+        (2, "#f=0.8,", "dark"), (3, "#v=worst&f=,0.8,", "light"), (5, "#r=1&f=0.8,,,,", "dark"), (5, "", "light"),
+    ],
+)  # fmt: skip
 def test_the_explorer_fits_a_phone_in_both_themes(opened, T, hash, scheme):
     page, _ = many(opened, T, width=390, scheme=scheme, hash=hash)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
