@@ -144,6 +144,17 @@ def test_the_noise_of_the_test_items_is_said_beside_a_regret():
     assert found.spearman is None
 
 
+def test_runs_that_differ_by_less_than_the_noise_are_said_to_be_alike():
+    at, rng = GRID[[13, 33, 40]], np.random.default_rng(1)
+    for gap, alike in ((0.0, True), (0.5, False)):
+        chances = np.array([0.5, 0.5, 0.5 + gap])[:, None]
+        items = tuple((rng.random((3, 100)) < chances).astype(np.float32) for _ in TASKS)
+        true = Preview(TASKS, at, np.stack([i.mean(axis=1) for i in items], axis=1), items)
+        found = validated(hill(GRID), true)
+        assert (np.ptp(true.mean) <= found.regret_noise) == alike
+        assert ("their order says little" in found.sentence) == alike
+
+
 def test_a_preview_at_another_weighting_is_interpolated_and_marked():
     off = np.array([[0.43, 0.31, 0.26]])
     scores, interpolated = previewed_at(hill(GRID), np.concatenate([GRID[:1], off]))

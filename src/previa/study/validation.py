@@ -212,6 +212,11 @@ def _words(v: Validation) -> str:
     if v.pairwise is not None:
         ranks = f" It orders {100 * v.pairwise:.0f} % of {v.pairs} pairs of runs as the truth does"
         ranks += "." if v.spearman is None else f"; Spearman {v.spearman:.2f}."
+    spread = max(run.value for run in v.runs) - min(run.value for run in v.runs)
+    if v.regret_noise is not None and spread <= v.regret_noise:
+        ranks += (
+            " All of them are as good as the noise of the test items can tell, so their order says little."
+        )
     few = " With so few runs this is a check, no measurement." if n < 6 else ""
     return f"{regret}{ranks} Its scores are {_off(v.offset)} on average.{few}"
 
