@@ -33,7 +33,7 @@ from previa.study.search import (
 Array = NDArray[np.float64]
 
 SEARCHES = "searches"
-ENOUGH = 0.1  # of `item_noise`: on digits the best seen is then within that noise of the best
+ENOUGH = 0.03  # of `item_noise`; see docs/searching.md for what that gave away
 STOPPED = "it was stopped before its end"
 BESIDE = (
     3  # of the best weightings, whose neighbours are candidates too where the grid is too large for all to be
