@@ -93,8 +93,8 @@ def test_every_help_shows_an_example_that_the_command_understands(path, command,
 
 def test_the_commands_are_those_of_the_documentation_in_the_order_of_the_work(capsys):
     assert list(cli.commands) == [
-        "demo", "run", "fit", "preview", "anchors", "refine", "recommend", "compare", "report", "finetune", "merge", "posterior",
-        "export",
+        "demo", "run", "check", "fit", "preview", "anchors", "refine", "recommend", "compare", "validate", "revise", "report",
+        "view", "finetune", "merge", "posterior", "export",
     ]  # fmt: skip
     assert main([]) == 2
     shown = capsys.readouterr()
