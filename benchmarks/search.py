@@ -44,7 +44,13 @@ REGION_BUDGETS = (20, 40)
 FOUND = 1e-9  # points: a gap of rounding
 NEAR = 1.0  # points from the best: near-best, or the noise floor where that is wider
 LATTICE = "lattice"
-FEWER = {("BoTorch", 3): 3, ("BoTorch", 5): 2}  # (searcher, tasks) -> seeds, where it takes long
+FEWER = {
+    ("BoTorch", 3): 3,
+    ("BoTorch", 5): 2,
+    ("scikit-learn's process", 3): 3,
+    ("scikit-learn's process", 5): 3,
+}
+"""(searcher, tasks) -> seeds, where it takes long"""
 
 
 def _digest(*modules: ModuleType) -> str:
@@ -299,6 +305,7 @@ def main() -> None:
         "seeds": args.seeds,
         "region_seeds": args.region_seeds,
         "start": {f"T = {T}": search.number_to_start(T) for T in STEPS},
+        "seeds_where_fewer": {f"{name}, T = {T}": n for (name, T), n in FEWER.items()},
         "left_out": absent,
         **result,
     }
