@@ -128,7 +128,7 @@ def test_run_writes_everything_and_says_what_to_open(finished):
         assert re.search(rf"^{method} +\d\.\d\d\d ", said, re.MULTILINE)
         assert f"preview, {method}: {WEIGHTINGS} of {WEIGHTINGS}" in (finished / "said.err").read_text()
     assert "Use the merged model at a = " in said  # the tiny study picks a corner: the task's own run
-    assert "\nVerdict: " in said
+    assert "Verdict: " in said
     assert max(len(line) for line in said.split("\n\n")[1].splitlines()) <= 80
 
 
@@ -167,8 +167,8 @@ def test_recommend_takes_a_study_its_folder_or_its_store(finished, capsys):
     said = (
         sentences.pop()
     )  # the tiny study picks a corner, where the merged model is the task's own run: nothing to train
-    assert said.startswith("Use the merged model at a = ")
-    assert "\nVerdict: Ship the merged model as it is" in said
+    assert "\nUse the merged model at a = " in said
+    assert "Verdict: Ship the merged model as it is" in said
     assert main(["recommend", str(finished / "out"), "--json", "--method", "simple"]) == 0
     assert sum(json.loads(capsys.readouterr().out)["alpha"]) == pytest.approx(1)
 

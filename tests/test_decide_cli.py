@@ -55,7 +55,7 @@ def test_floors_may_be_written_as_in_a_sentence_and_move_the_pick(results, capsy
     assert (floor["task"], floor["floor"]) == ("safety", 0.85)
     assert floor["margin"] == pytest.approx(floored["per_task"]["safety"] - 0.85)
     both = told(capsys, "recommend", results, "--floor", "safety=0.9", "--floor", "code=0.9")
-    assert both.startswith("No weighting keeps all of code >= 0.9, safety >= 0.9: ")
+    assert "\nVerdict: No weighting keeps all of code >= 0.9, safety >= 0.9: " in both
     assert "What counts: mean score, safety >= 0.9, code >= 0.9." in both
 
 
@@ -74,12 +74,23 @@ def test_the_worst_task_and_relative_scores_count_on_request(results, capsys):
     assert "What counts: score of the worst task, relative to the experts." in said
 
 
-def test_every_recommendation_ends_in_a_verdict(results, capsys):
+def test_every_recommendation_begins_with_a_verdict(results, capsys):
     said = told(capsys, "recommend", results)
     found = advised(capsys, results)
-    assert f"Verdict: {found['verdict_sentence']}" in said
+    assert said.startswith(f"Verdict: {found['verdict_sentence']}\n")
     assert found["verdict"] in ("train at the pick", "uniform is as good")
-    assert said.startswith(found["sentence"])
+    assert said.endswith(f"{found['sentence']}\n")
+    table = [line.split() for line in said.split("\n\n")[1].splitlines()]
+    assert table[0] == [
+        "weighting",
+        *TASKS,
+        "previewed",
+        *(["joint", "run"] if found["uniform"]["true_score"] else []),
+    ]
+    (pick,) = [row for row in table if row[0].startswith("pick")]
+    start = next(i for i, cell in enumerate(pick) if re.fullmatch(r"[01]\.\d{3}", cell))
+    assert [float(cell) for cell in pick[start : start + 3]] == pytest.approx(found["alpha"], abs=5e-4)
+    assert float(pick[start + 3]) == pytest.approx(found["score"], abs=5e-4)
     assert "What counts" not in said
 
 
@@ -87,10 +98,12 @@ def test_the_pareto_front_is_listed_with_pick_and_knee_in_aligned_columns(result
     said = told(capsys, "recommend", results, "--pareto")
     with Store.read(results) as store:
         preview = store.preview("warped")
-    head, _, *rows = said.split("\nThe ")[1].splitlines()
-    assert head.startswith(f"{front_of(preview).sum()} weightings that no other one beats in every task")
+    head, _, *rows, more = said.split("\nThe ")[1].splitlines()
+    number = int(front_of(preview).sum())
+    assert head.startswith(f"{number} weightings that no other one beats in every task")
+    assert more == f"... and {number - len(rows) + 1} more, in the report, or with --json."
     assert rows[0].split() == ["w", "chat", "w", "code", "w", "safety", "chat", "code", "safety", "value"]
-    assert len(rows) == 1 + front_of(preview).sum()
+    assert 21 <= len(rows) <= 23  # the best, and pick and knee wherever they are
     assert {re.search(r"\d(?=  [a-z]|$)", row).end() for row in rows[1:]} == {len(rows[0])}
     values = [float(row.split()[6]) for row in rows[1:]]
     assert values == sorted(values, reverse=True)
@@ -99,7 +112,7 @@ def test_the_pareto_front_is_listed_with_pick_and_knee_in_aligned_columns(result
     assert sum("pick" in row for row in rows) == 1
     assert "misses a floor" in told(capsys, "recommend", results, "--pareto", "--floor", "code=0.8")
     front = advised(capsys, results, "--pareto")["pareto"]
-    assert len(front) == len(rows) - 1
+    assert len(front) == number
     assert sum(row["knee"] for row in front) == sum(row["pick"] for row in front) == 1
 
 

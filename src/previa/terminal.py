@@ -52,6 +52,41 @@ def quality_table(results: Any) -> None:
     click.echo(f"Best of {truth.weightings} joint runs: {truth.best_score:.3f} at {best}{uniform}.")
 
 
+def advice(results: Any) -> None:
+    """The recommendation: its verdict, the weightings to choose among with their scores, and why, in words."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from previa.study.simplex import same
+
+    r = results.recommendation
+    paragraph(f"Verdict: {r.verdict_sentence}")
+    click.echo()
+    named = {
+        "pick": r, "robust centre": r.centre_scores, "uniform": r.uniform, "size-proportional": r.size_proportional,
+    } | ({} if r.knee is None else {"knee of the front": r.knee})  # fmt: skip
+    rows: list[tuple[str, Any]] = []
+    for name, point in named.items():
+        again = next((i for i, (_, other) in enumerate(rows) if same(other.alpha, point.alpha)), None)
+        if again is None:
+            rows.append((name, point))
+        else:
+            rows[again] = (f"{rows[again][0]}, {name}", rows[again][1])
+    true = any(point.true_score is not None for _, point in rows)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
+    table.add_column("weighting")
+    for name in (*r.tasks, "previewed", *(("joint run",) if true else ())):
+        table.add_column(name, justify="right", overflow="fold")
+    for name, point in rows:
+        scores = [point.score, *((point.true_score,) if true else ())]
+        shown = ["-" if score is None else f"{score:.3f}" for score in scores]
+        table.add_row(name, *(f"{weight:.3f}" for weight in point.alpha), *shown)
+    Console(width=max(80, Console().width)).print(table)
+    click.echo()
+    paragraph(r.sentence)
+
+
 @contextmanager
 def bars(quiet: bool) -> Iterator[Progress]:
     """progress(what, done, total): bars with the time left, or a line when a piece of work is done."""

@@ -12,7 +12,7 @@ from previa.terminal import bars
 MARKS = {"ok": "ok", "note": "note", "warning": "WARNING"}
 
 
-@click.command(short_help="Look before anything long: base, distances, curvature, barriers, test sets.")
+@click.command(short_help="What to know before anything long, without training.")
 @STUDY
 @OUT
 @QUIET

@@ -10,7 +10,9 @@ from typing import Any
 import click
 
 from previa.cli._options import FLOOR, RELATIVE, RESULTS, WEIGHT, WORST, preference_of
-from previa.terminal import paragraph, quality_table
+from previa.terminal import advice, paragraph, quality_table
+
+MOST = 20  # rows of a front that are printed, the pick and the knee beside them
 
 
 def preferred(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -44,17 +46,15 @@ def recommend(results: Path, method: str | None, wish: dict[str, Any], pareto: b
       previa recommend study.toml --pareto
     """
     with _results(results, wish, method) as (_, found):
-        advice = found.recommendation
+        pass
     front = _front(found) if pareto else None
     if as_json:
         more = {"preview": found.merged} | ({} if front is None else {"pareto": front})
-        click.echo(_json(advice, more))
+        click.echo(_json(found.recommendation, more))
         return
-    paragraph(advice.sentence)
-    click.echo()
-    paragraph(f"Verdict: {advice.verdict_sentence}")
-    if counted := _counted(found.preference, advice.measure):
+    if counted := _counted(found.preference, found.recommendation.measure):
         paragraph(f"What counts: {counted}.")
+    advice(found)
     if front is not None:
         click.echo("\n" + _front_table(found, front))
 
@@ -167,7 +167,8 @@ def _front(found: Any) -> list[dict[str, Any]]:
 def _front_table(found: Any, front: Sequence[dict[str, Any]]) -> str:
     tasks = found.recommendation.tasks
     rows = [[*(f"w {task}" for task in tasks), *tasks, "value", ""]]
-    for row in front:
+    shown = [row for i, row in enumerate(front) if i < MOST or row["knee"] or row["pick"]]
+    for row in shown:
         marks = [
             name for name, holds in (("pick", row["pick"]), ("knee", row["knee"]), ("misses a floor", not row["keeps_floors"]))
             if holds
@@ -184,7 +185,9 @@ def _front_table(found: Any, front: Sequence[dict[str, Any]]) -> str:
         f"The {len(front)} weighting{'s' * (len(front) != 1)} that no other one beats in every task, as previewed by "
         f"{found.method}, best value first:"
     )
-    return "\n".join([head, "", *lines])
+    left = len(front) - len(shown)
+    tail = [f"... and {left} more, in the report, or with --json."] if left else []
+    return "\n".join([head, "", *lines, *tail])
 
 
 def _json(found: Any, more: dict[str, Any] | None = None) -> str:

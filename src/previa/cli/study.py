@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from previa.cli._options import OUT, QUIET, STUDY, WORKERS, cores, opened, study_at
-from previa.terminal import bars, paragraph, quality_table
+from previa.terminal import advice, bars, paragraph, quality_table
 
 
 @click.command(short_help="The whole job on handwritten digits.")
@@ -126,8 +126,7 @@ def publish(study: Any, out: Path | None = None, **wish: Any) -> None:
     if results.comparison is not None:
         quality_table(results)
         click.echo()
-    paragraph(results.recommendation.sentence)
-    paragraph(f"Verdict: {results.recommendation.verdict_sentence}")
+    advice(results)
     for sentence in (results.summary["sharpened"] or {}).get("sentences", []):
         paragraph(sentence)
     for warning in results.summary["warnings"]:

@@ -62,8 +62,8 @@ def _part(test: Any, numbers: list[int], where: str) -> Any:
     if isinstance(test, Scored):
         return replace(test, test=_part(test.test, numbers, where))
     if isinstance(test, HeldOut):
-        chosen = (tuple(rows[n] for n in numbers) for rows in (test.examples, test.rows))
-        return HeldOut(test.task, *chosen, test.budget)
+        examples, rows = (tuple(all_of[n] for n in numbers) for all_of in (test.examples, test.rows))
+        return HeldOut(test.task, examples, rows, test.budget)
     if isinstance(test, Mapping):
         return {key: _part(value, numbers, where) for key, value in test.items()}
     if isinstance(test, tuple):
