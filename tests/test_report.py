@@ -227,10 +227,14 @@ def test_fronts_go_in_as_rows_of_the_truth(tmp_path):
     assert alone["fronts"] == {}
 
 
-def test_the_first_sentences_lead_and_the_rest_follows():
-    lead, more = _led(
-        "Use a = 0.25, b = 0.75. The gain over uniform is +0.02, in joint runs, 95 % sure and well known. The preview is."
-    )
+def test_the_verdict_leads_or_else_the_first_sentences_and_the_rest_follows():
+    said = "Use a = 0.25, b = 0.75. The gain over uniform is +0.02, in joint runs, 95 % sure and well known. The preview is."
+    lead, more = _led({"sentence": said})
     assert lead.startswith("Use a = 0.25, b = 0.75. The gain")
     assert more == "The preview is."
-    assert _led("") == ("", "")
+    assert _led({"sentence": said, "verdict_sentence": "Train at the pick."}) == ("Train at the pick.", said)
+    assert _led({"sentence": f"None keeps it. {said}", "verdict_sentence": "None keeps it."}) == (
+        "None keeps it.",
+        said,
+    )
+    assert _led({})[0].startswith("No recommendation")

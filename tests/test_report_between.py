@@ -123,3 +123,21 @@ def test_checks_true_runs_and_the_corrected_preview_are_told(opened, tmp_path):
 def test_a_report_of_this_kind_fits_a_phone(opened, tmp_path):
     page = opened(path=searched(tmp_path / "r.html")[0], width=390, scheme="dark")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_the_region_of_a_search_is_a_share_of_all_weightings(opened, tmp_path):
+    whole = made_up(TASKS[3], steps=8, slow=0.1)
+    few = whole.rows(range(0, 45, 5))
+    advice = {
+        "region": whole.alphas[:18].tolist(), "region_rule": "surrogate", "region_fraction": 0.4,  # more than were evaluated
+        "alpha": few.alphas[0].tolist(), "sentence": "Use it. It is good.", "verdict_sentence": f"Validate first {HOSTILE}.",
+    }  # fmt: skip
+    write_report(
+        tmp_path / "r.html", name="searched", tasks=TASKS[3], convention="mean", truth=None, previews={"mixture": few},
+        comparison=None, recommendation=advice, facts={"method": "mixture"},
+    )  # fmt: skip
+    page = opened(path=tmp_path / "r.html")
+    assert "About 40 % of the weightings are as good" in page.locator("#live").inner_text()
+    assert "40 % of all weightings, going by what lies between" in page.locator("#choice-note").inner_text()
+    assert page.locator("#sentence .lead").inner_text() == f"Validate first {HOSTILE}."
+    assert page.locator("#sentence .more").inner_text() == "Use it. It is good."

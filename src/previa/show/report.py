@@ -138,8 +138,7 @@ def report_page(
         "facts": facts,
         "labels": labels(facts.get("sharpened") or {}),
     }
-    sentence = str(data["recommendation"].get("sentence") or "No recommendation was made in this study.")
-    lead, more = _led(sentence)
+    lead, more = _led(advice)
     style, script = _style(), _script(live=stamp is not None)
     parts = {
         "title": html.escape(" ".join(name.split())),
@@ -157,9 +156,12 @@ def report_page(
     return page.encode("utf-8", "xmlcharrefreplace")
 
 
-def _led(text: str) -> tuple[str, str]:
-    """The first sentences, which say what to do and what it gains, and the rest."""
-    sentences = re.split(r"(?<=[.!?])\s+(?=[A-Z])", text)
+def _led(advice: Mapping[str, Any]) -> tuple[str, str]:
+    """What stands first: the verdict, or else the first sentences, which say what to do and what it gains; and the rest."""
+    sentence = str(advice.get("sentence") or "No recommendation was made in this study.")
+    if verdict := str(advice.get("verdict_sentence") or ""):
+        return verdict, sentence.removeprefix(verdict).strip()
+    sentences = re.split(r"(?<=[.!?])\s+(?=[A-Z])", sentence)
     lead = sentences.pop(0)
     while sentences and len(lead) < LEAD:
         lead += " " + sentences.pop(0)

@@ -109,7 +109,7 @@ const choice = () => {
   if (!own) note.push("These are the picks under the preference that is set below, not the study's own.");
   if (own && isNumber(recommendation.region_fraction))
     note.push(
-      `Near-best region: ${percent(recommendation.region_fraction)} of the previewed weightings ${rule} (dotted in the picture below); the robust centre lies deepest inside.`,
+      `Near-best region: ${percent(recommendation.region_fraction)} of ${recommendation.region_rule === "surrogate" ? "all weightings, going by what lies between those that were evaluated," : "the previewed weightings"} ${rule} (dotted in the picture below); the robust centre lies deepest inside.`,
     );
   const noise = quality[data.chosen]?.regret_noise;
   if (own && isNumber(noise))

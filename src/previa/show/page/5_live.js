@@ -38,9 +38,13 @@ const live = () => {
         : "No weighting keeps the floors: this one misses them by least.",
     );
   const { by, width } = margin(method);
+  const stored = own && method.key === data.chosen && isNumber(recommendation.region_fraction);
+  const share = stored // a searched preview's region is interpolated: it has more weightings than were evaluated
+    ? recommendation.region_fraction
+    : near.length / method.alphas.filter((_, row) => value[row] !== null).length;
   said.push(
-    `About ${percent(near.length / method.alphas.filter((_, row) => value[row] !== null).length)} of the weightings are as good${
-      own && method.key === data.chosen
+    `About ${percent(share)} of the weightings are as good${
+      stored
         ? ""
         : by === "noise"
           ? ` (within about ${score(width)}, the noise of the test items)`
