@@ -152,7 +152,7 @@ def kept(folder: Path, what: Sequence[object], make: Any) -> Any:
 
 
 def runs(
-    surface: Surface, names: Sequence[str], seeds: int, folder: Path
+    surface: Surface, names: Sequence[str], seeds: int, folder: Path, *, first: int = 0
 ) -> Iterator[tuple[str, list[list[float]], list[float]]]:
     """(searcher, the gaps of each seed [seeds][BUDGETS], seconds of suggestions)."""
     for name in names:
@@ -161,7 +161,7 @@ def runs(
             found = [[at(searched(surface, lattice(b), 0, b).gaps, b) for b in BUDGETS]]
             yield name, found, []
             continue
-        for seed in range(min(seeds, FEWER.get((name, surface.alphas.shape[1]), seeds))):
+        for seed in range(first, first + min(seeds, FEWER.get((name, surface.alphas.shape[1]), seeds))):
 
             def make(name: str = name, seed: int = seed) -> dict[str, list[float]]:
                 return vars(searched(surface, SEARCHERS[name], seed, BUDGETS[-1]))
@@ -202,7 +202,13 @@ def present() -> tuple[list[str], list[str]]:
 
 
 def measured(
-    found: Sequence[Surface], names: Sequence[str], seeds: int, region_seeds: int, folder: Path
+    found: Sequence[Surface],
+    names: Sequence[str],
+    seeds: int,
+    region_seeds: int,
+    folder: Path,
+    *,
+    first: int = 0,
 ) -> dict[str, Any]:
     """Everything of search.json that is measured: by surface, by study, and the regions by study."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -220,7 +226,7 @@ def measured(
             "within_noise": float((surface.gap <= floor + FOUND).mean()),
             "searchers": {},
         }
-        for name, found_gaps, took in runs(surface, names, seeds, folder):
+        for name, found_gaps, took in runs(surface, names, seeds, folder, first=first):
             here = np.array(found_gaps)
             one["searchers"][name] = numbers(here, np.full(len(here), floor))
             gaps.setdefault((surface.study, name), []).append(here)
@@ -275,6 +281,9 @@ def main() -> None:
     )
     root = Path(__file__).resolve().parent.parent
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument(
+        "--first-seed", type=int, default=0, help="others than 0 to 9, on which starts were chosen"
+    )
     parser.add_argument("--region-seeds", type=int, default=3)
     parser.add_argument("--studies", nargs="*", default=[*DIGITS, *MNIST])
     parser.add_argument("--searchers", nargs="*")
@@ -289,12 +298,17 @@ def main() -> None:
     names = [name for name in names if not args.searchers or name in args.searchers]
     found = surfaces(args.work, args.studies, tiny=args.tiny)
     result = measured(
-        found, names, args.seeds, args.region_seeds, args.work / ("runs-tiny" if args.tiny else "runs")
+        found,
+        names,
+        args.seeds,
+        args.region_seeds,
+        args.work / ("runs-tiny" if args.tiny else "runs"),
+        first=args.first_seed,
     )
     printed(result)
     libraries = ("numpy", "torch", "scikit-learn", "optuna", "botorch")
     record = {
-        "command": f"python benchmarks/search.py --seeds {args.seeds} --region-seeds {args.region_seeds}",
+        "command": f"python benchmarks/search.py --seeds {args.seeds} --first-seed {args.first_seed} --region-seeds {args.region_seeds}",
         "device": f"{processor()}, one thread; other work was running",
         "python": sys.version.split()[0],
         **{
@@ -303,6 +317,7 @@ def main() -> None:
             if find_spec("sklearn" if name == "scikit-learn" else name)
         },
         "seeds": args.seeds,
+        "first_seed": args.first_seed,
         "region_seeds": args.region_seeds,
         "start": {f"T = {T}": search.number_to_start(T) for T in STEPS},
         "seeds_where_fewer": {f"{name}, T = {T}": n for (name, T), n in FEWER.items()},

@@ -56,10 +56,12 @@ def _choice(r: "Recommendation") -> list[str]:
         return [f"Use {pick}. The gain over uniform is {how}; {only}."]
     if simplex.same(r.alpha, r.uniform.alpha):
         return [f"Use uniform weights, {pick}: the preview itself picks them, there is {NO_GAIN} to be had."]
+    loses = (r.gain.interval[1] if r.gain.interval else r.gain.value) < 0
     if r.uniform_misses:
         missed = " and ".join(r.uniform_misses)
-        return [f"Use {pick}: uniform weights miss the floor of {missed}. There is {NO_GAIN} ({how})."]
-    if (r.gain.interval[1] if r.gain.interval else r.gain.value) < 0:
+        loss = " but a loss" if loses else ""
+        return [f"Use {pick}: uniform weights miss the floor of {missed}. There is {NO_GAIN}{loss} ({how})."]
+    if loses:
         return [f"Use uniform weights, not the preview's pick {pick}: there is {NO_GAIN} but a loss ({how})."]
     if r.verdict == "validate first":
         return [f"Use {pick} if joint runs confirm it, else uniform weights: there is {NO_GAIN} ({how})."]
