@@ -47,7 +47,7 @@ def contours(
     anchors: Mapping[str, Array] | None = None,
     band: Mapping[str, float] | None = None,
 ) -> None:
-    """Draw the mean score over tasks of every weighting, the truth beside each preview, to a PNG file.
+    """Draw the mean score over tasks of every weighting, the truth beside each preview, as PNG or SVG by the path's ending.
 
     Three tasks: filled triangles on one colour scale. Two: curves. Four or more: for each task, the best score that is
     reachable at each of its weights. title: the study's name; unit: the score's ("accuracy"); preference: what the scores are

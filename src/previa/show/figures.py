@@ -72,6 +72,7 @@ def figures(store: Store, found: Results, folder: Path) -> list[Path]:
     if len(tasks) in MANY:
         slices(seen, at["slices"], preference=wish, **usual)
         marked = {"pick": advice.alpha, "uniform": advice.uniform.alpha}
+        marked |= {} if advice.knee is None else {"knee": advice.knee.alpha}
         parallel(seen, at["parallel"], marked=marked, preference=wish, **usual)
         made += ["slices", "parallel"]
     for name in set(NAMES) - set(made):

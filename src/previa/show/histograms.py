@@ -40,7 +40,7 @@ def histograms(
     unit: str = "score",
     preference: Preference = PLAIN,
 ) -> None:
-    """Draw, one below the other on shared bins, the share of weightings at each mean score, to a PNG file.
+    """Draw, one below the other on shared bins, the share of weightings at each mean score, as PNG or SVG by the path's ending.
 
     Raises InputError, FileError, MissingExtraError.
     """

@@ -81,7 +81,7 @@ def panels(
     unit: str = "score",
     truth_label: str = TRUTH,
 ) -> None:
-    """Draw the truth and the previews (by the name that is shown) beside each other to a PNG file, on one colour scale.
+    """Draw the truth and the previews (by the name that is shown) beside each other as PNG or SVG by the path's ending, on one colour scale.
 
     Three tasks: filled triangles; two: curves, the truth's behind each. Below: the share of weightings at each mean score,
     on shared bins. title: the study's name; unit: the score's. Raises InputError for other numbers of tasks (see

@@ -41,7 +41,7 @@ def pareto(
     title: str = "",
     unit: str = "score",
 ) -> None:
-    """Draw each preview's Pareto front, at its true scores, to a PNG file.
+    """Draw each preview's Pareto front, at its true scores, as PNG or SVG by the path's ending.
 
     Two tasks: score against score, a panel a method. Three or more: a row a method, a panel for each pair of tasks (of more
     than three tasks, for the three pairs most in conflict), and for three tasks the triangle of weightings. What counts as

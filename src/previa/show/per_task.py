@@ -39,7 +39,7 @@ def per_task(
     unit: str = "score",
     preference: Preference = PLAIN,
 ) -> None:
-    """Draw small multiples to a PNG file: a row for the truth and each preview, a column for each task.
+    """Draw small multiples as PNG or SVG by the path's ending: a row for the truth and each preview, a column for each task.
 
     A column has one scale. Three tasks: filled triangles; otherwise each task's score against its own weight, as dots.
     Raises InputError, FileError, MissingExtraError.

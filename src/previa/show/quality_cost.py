@@ -37,7 +37,7 @@ def quality_cost(
     columns: int = 2,
     title: str = "",
 ) -> None:
-    """Draw how good previews are against what they cost to a PNG file: studies side by side, a row a measure.
+    """Draw how good previews are against what they cost as PNG or SVG by the path's ending: studies side by side, a row a measure.
 
     rows, one for each study, method and seed: "study", "method", "label" (the name beside its mark), "cost" (in joint runs,
     everything counted, > 0), "spearman" and "mse" (None where there is none). Seeds of one method are one mark at their
