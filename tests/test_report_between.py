@@ -49,6 +49,11 @@ def searched(path, T=3):
     return path, few, between
 
 
+def lightness(cell):
+    """The mean of a cell's red, green and blue, 0 to 255."""
+    return np.mean([int(c) for c in cell.get_attribute("fill")[4:-1].split()])
+
+
 def test_a_search_is_drawn_as_interpolated_beside_what_was_evaluated(opened, tmp_path):
     path, few, between = searched(tmp_path / "r.html")
     page = opened(path=path)
@@ -56,7 +61,7 @@ def test_a_search_is_drawn_as_interpolated_beside_what_was_evaluated(opened, tmp
     assert "interpolated" in words
     assert "12 weightings were evaluated of 231 candidates" in words
     assert page.locator("#between .read").count() == len(grid(3, 20))
-    assert page.locator("#between .dot").count() == len(few)
+    assert page.locator("#between .ring-front").count() == len(few)
     assert page.locator("#between [data-row]").count() == 0  # nothing there can be pinned
     at = 77
     told = page.locator("#between .read title").nth(at).text_content()
@@ -67,7 +72,11 @@ def test_a_search_is_drawn_as_interpolated_beside_what_was_evaluated(opened, tmp
     )
     before = [c.get_attribute("fill") for c in page.locator("#between .read").all()[:40]]
     page.locator("input[name=between][value=sd]").check()
-    assert "standard deviation" in page.locator("#between").inner_text()
+    assert "standard deviation" in page.locator("#between .scale").inner_text()
+    assert page.locator("#between .ruler span").count() == 5  # numbers from 0 to the least sure
+    sds = np.sqrt((between.sd**2).sum(axis=1))
+    assert lightness(page.locator("#between .read").nth(int(sds.argmax()))) < 10  # dark is unsure
+    assert lightness(page.locator("#between .read").nth(int(sds.argmin()))) > 200
     assert [c.get_attribute("fill") for c in page.locator("#between .read").all()[:40]] != before
     set_slider(page, "[data-weight='0']", 0)
     set_slider(page, "[data-weight='1']", 0)  # follows the preference: the last task alone
@@ -89,9 +98,9 @@ def test_other_numbers_of_tasks_have_a_curve_or_slices(opened, tmp_path, T):
         assert page.locator("#between .band").count() == 1
         assert page.locator("#between .dot").count() == 6
     else:
-        assert page.locator("#between figure").count() == 4  # the first task with each other one
+        assert page.locator("#between figure:has(.read)").count() == 4  # the first task with each other one
         assert page.locator("#between figure").first.locator(".read").count() == len(grid(3, 5))
-        assert page.locator("#between figure").first.locator(".dot").count() == len(few)
+        assert page.locator("#between figure").first.locator(".ring-front").count() == len(few)
         best = between.preview.mean.max()
         told = page.locator("#between figure").first.locator(".read title").all_text_contents()
         assert max(float(x.rsplit(": ", 1)[1].split(" ± ")[0]) for x in told) == pytest.approx(
@@ -104,6 +113,16 @@ def test_the_disagreement_is_a_map_and_a_sentence(opened, tmp_path):
     page = opened(path=searched(tmp_path / "r.html")[0])
     assert page.locator("#disagreement .read").count() == 12
     assert "methods has in its best tenth" in page.locator("#disagreement").inner_text()
+    spread = page.evaluate("JSON.parse(document.getElementById('data').textContent).disagreement.spread")
+    assert lightness(page.locator("#disagreement .read").nth(int(np.argmax(spread)))) < 10
+    assert page.locator("#disagreement .ruler span").last.inner_text() == (
+        f"{100 * max(spread):.0f} %" if max(spread) >= 0.1 else f"{100 * max(spread):.1f} %"
+    )
+    assert page.locator("#disagreement-mark").is_hidden()
+    set_slider(page, "[data-weight='0']", 3)  # it was found for the study's own preference, and stays
+    assert "Under the study's own preference" in page.locator("#disagreement-mark").inner_text()
+    page.locator("#reset").click()
+    assert page.locator("#disagreement-mark").is_hidden()
 
 
 def test_checks_true_runs_and_the_corrected_preview_are_told(opened, tmp_path):
@@ -137,7 +156,19 @@ def test_the_region_of_a_search_is_a_share_of_all_weightings(opened, tmp_path):
         comparison=None, recommendation=advice, facts={"method": "mixture"},
     )  # fmt: skip
     page = opened(path=tmp_path / "r.html")
+    assert (
+        page.locator("#maps .dot").count() == 4
+    )  # of the region's 18 those that were evaluated: nothing else is drawn
     assert "About 40 % of the weightings are as good" in page.locator("#live").inner_text()
     assert "40 % of all weightings, going by what lies between" in page.locator("#choice-note").inner_text()
     assert page.locator("#sentence .lead").inner_text() == f"Validate first {HOSTILE}."
     assert page.locator("#sentence .more").inner_text() == "Use it. It is good."
+    write_report(
+        tmp_path / "r.html", name="searched", tasks=TASKS[3], convention="mean", truth=None, previews={"mixture": few},
+        comparison=None, recommendation=advice, facts={"method": "mixture"},
+        surrogates={"mixture": {"alphas": whole.alphas, "scores": whole.scores, "sd": 0 * whole.scores + 0.01}},
+    )  # fmt: skip
+    page = opened(path=tmp_path / "r.html")
+    assert page.locator("#maps .dot").count() == 0
+    assert page.locator("#between .dot").count() == 18  # the region lies where it was interpolated
+    assert "dotted in the interpolated picture" in page.locator("#choice-note").inner_text()

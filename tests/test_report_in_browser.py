@@ -215,6 +215,8 @@ def test_without_truth_the_trade_offs_are_the_previews_own_and_say_so(opened):
 
 def test_a_study_without_truth_comparison_or_facts_opens_too(opened):
     page = opened(TASKS[3], None, {"mine": made_up(TASKS[3], steps=6, failed=[3, 4])}, bare=True)
+    assert page.locator("#maps figure").bounding_box()["width"] <= 480  # one map alone is not blown up
+    assert "same colours" not in page.locator("#legend").inner_text()
     assert "unknown here" in page.locator("#quality").inner_text()
     assert "2 weightings of mine" in page.locator("#trust").inner_text()
     assert cells(page, "mine").nth(3).get_attribute("aria-label").endswith("not scored")
@@ -224,7 +226,9 @@ def test_a_study_without_truth_comparison_or_facts_opens_too(opened):
 
 @pytest.mark.parametrize("T", [2, 3, 4])
 def test_nothing_runs_over_the_edge_of_a_phone(opened, T):
-    page = opened(TASKS[T], *study(TASKS[T], steps=6, truth_steps=4), width=390)
+    tasks = (*TASKS[T][:-1], "a_very_long_task_name_" * 9)
+    facts = {"sizes": dict.fromkeys(tasks, 400), "test_sizes": dict.fromkeys(tasks, 90)}
+    page = opened(tasks, *study(tasks, steps=6, truth_steps=4), width=390, facts=facts)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
@@ -232,7 +236,12 @@ def test_the_theme_follows_the_system_and_the_button(opened):
     page = opened(TASKS[2], *study(TASKS[2], steps=6, truth_steps=4), scheme="dark")
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.get_by_role("button", name="Switch between light and dark").click()
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert light != dark
+    page.get_by_role("button", name="Switch between light and dark").click()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == dark
+    page.emulate_media(media="print")  # paper is light
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == light
 
 
 def sharper(folder, T, monkeypatch, **options):

@@ -9,6 +9,7 @@ import pytest
 from browser_report import HOSTILE, IN_BROWSER, TASKS, browser, cells, in_view, opened, set_slider
 from previa.export.stacks import STACKS
 from previa.show._look import landscapes
+from previa.study.knee import knee_of
 from previa.study.pareto import paired_error
 from previa.study.preference import Preference, experts_of
 from previa.study.simplex import nearest
@@ -120,10 +121,80 @@ def test_a_floor_dims_what_misses_it_and_hides_nothing(opened):
     assert "misses a floor" in page.locator("#maps .cell.short").first.get_attribute("aria-label")
     page.evaluate("location.hash = '#f=0.96,0.96,0.96'")  # more than any has
     page.get_by_text("No weighting keeps the floors").wait_for()
+    assert "are as good" not in page.locator("#live").inner_text()
     slider = page.locator("[data-floor='1']")
     assert slider.get_attribute("aria-valuetext").startswith("≥ 0.96")
     slider.press("Home")
     assert slider.get_attribute("aria-valuetext") == "off"
+
+
+def test_a_run_speaks_for_a_pick_only_if_it_is_near(opened):
+    whole = made_up(TASKS[3], steps=10)
+    fine = made_up(TASKS[3], steps=20)
+    runs = fine.rows([fine.index(a) for a in ([0.1, 0.1, 0.8], [0.95, 0.05, 0])])
+    page = opened(TASKS[3], runs, {"mine": whole}, bare=True, hash="#w=0,0,1")
+    assert picked(page)[0] == [0, 0, 1]  # 0.2 from the nearest run
+    text = page.locator("#live").inner_text()
+    assert "No joint run is near it" in text
+    assert ": regret" not in text
+    assert "the best of the truth has" in text
+    set_slider(page, "[data-weight='0']", 1)
+    set_slider(page, "[data-weight='2']", 0)
+    assert picked(page)[0] == [1, 0, 0]
+    assert "this is the nearest run, 0.95 / 0.05 / 0.00" in page.locator("#live").inner_text()
+    assert "regret 0.000" in page.locator("#live").inner_text()
+
+
+def row_of(page, name):
+    """The weights and numbers of a row of the choice."""
+    return (
+        page.locator("#choice tr", has=page.get_by_role("rowheader", name=name))
+        .locator("td")
+        .all_inner_texts()
+    )
+
+
+@pytest.mark.parametrize("hash", ["#w=3,1,0.5", "#f=0.93,,", "#f=0.8,0.8,0.8&w=1,2,1"])
+def test_the_choice_and_the_trade_offs_have_one_knee_that_of_what_may_be_picked(opened, hash):
+    truth, previews = study(TASKS[3], steps=10, truth_steps=5)
+    page = opened(TASKS[3], truth, previews, hash=hash)
+    floors = (
+        [float(f) if f else -1 for f in hash[3:].split("&")[0].split(",")] if hash[1] == "f" else [-1] * 3
+    )
+    mine = previews["mixture"]
+    allowed = mine.rows((mine.scores >= floors).all(axis=1))
+    assert 0 < len(allowed) <= len(mine)
+    knee = [f"{a:.2f}" for a in allowed.alphas[knee_of(allowed)]]
+    assert [cell.split("\n")[0] for cell in row_of(page, "Knee")[:3]] == knee
+    assert " / ".join(knee) in page.locator("#knee").inner_text()
+    assert set(row_of(page, "Robust centre")[:4]) == {"–"}  # it is the study's own preference's
+
+
+@pytest.mark.parametrize("scrolled", [0, 300, 700])
+def test_a_slider_stays_under_the_hand_though_the_choice_above_it_changes(opened, scrolled):
+    page = opened(TASKS[3], *study(TASKS[3], steps=6, truth_steps=3))
+    page.evaluate("y => scrollTo({ top: y, behavior: 'instant' })", scrolled)
+    top = "document.querySelector(\"[data-weight='1']\").getBoundingClientRect().top"
+    before = page.evaluate(top)
+    for many in (3, 0, 2.2):
+        set_slider(page, "[data-weight='1']", many)
+        page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        assert page.evaluate(top) == pytest.approx(before, abs=1)
+    page.locator("#reset").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "reset"  # the keyboard keeps its place
+    assert page.locator("#reset").get_attribute("aria-disabled") == "true"
+
+
+def test_scores_far_from_0_keep_the_digits_that_tell_near_best_ones_apart(opened):
+    low = made_up(TASKS[3], steps=10)
+    low = replace(low, scores=-300 * (1 - low.scores))
+    page = opened(TASKS[3], None, {"mine": low}, bare=True)
+    best = np.sort(low.mean)[-2:]
+    assert f"{best[1]:.1f}" != f"{best[0]:.1f}"  # as they are told apart
+    assert f"mean −{-best[1]:.1f} as previewed" in page.locator("#live").inner_text()
+    scores = [float(s.replace("−", "-")) for s in page.locator("#panel tr.on td").all_inner_texts() if s]
+    assert scores == pytest.approx([best[1]], abs=0.051)
 
 
 def test_the_worst_task_counts_where_it_is_chosen(opened):
@@ -196,7 +267,7 @@ def test_every_score_has_its_interval_and_the_region_its_noise(opened):
     margin = 1.96 * np.sqrt(sum((w * noise) ** 2))
     near = (value >= value[mask] - margin).mean()
     shown = f"{100 * near:.0f} %" if near >= 0.1 else f"{100 * near:.1f} %"
-    assert f"About {shown} of the weightings are as good" in page.locator("#live").inner_text()
+    assert f"Roughly {shown} of the weightings are as good" in page.locator("#live").inner_text()
     assert "the noise of the test items" in page.locator("#live").inner_text()
 
 

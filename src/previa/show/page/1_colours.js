@@ -1,4 +1,4 @@
-// Colours: viridis, uniform to the eye and ordered by lightness alone
+// Colours: viridis for scores, uniform to the eye and ordered by lightness alone
 
 const VIRIDIS = [
   "440154",
@@ -18,12 +18,37 @@ const VIRIDIS = [
   "addc30",
   "d8e219",
   "fde725",
-].map((hex) => [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16)));
-const viridis = (x) => {
-  const place = Math.max(0, Math.min(1, x)) * (VIRIDIS.length - 1);
-  const low = Math.min(Math.floor(place), VIRIDIS.length - 2);
-  return `rgb(${VIRIDIS[low].map((c, i) => Math.round(c + (VIRIDIS[low + 1][i] - c) * (place - low))).join(" ")})`;
+];
+// Magma, from light to dark: of what is no score. Dark is unsure, or contested, as in the pictures of the output folder.
+const MAGMA = [
+  "fcfdbf",
+  "fde2a3",
+  "fec488",
+  "fea772",
+  "fc8961",
+  "f56b5c",
+  "e75263",
+  "d0416f",
+  "b73779",
+  "9c2e7f",
+  "832681",
+  "6a1c81",
+  "51127c",
+  "36106b",
+  "1d1147",
+  "0a0822",
+  "000004",
+];
+const along = (hexes) => {
+  const stops = hexes.map((hex) => [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16)));
+  return (x) => {
+    const place = Math.max(0, Math.min(1, x)) * (stops.length - 1);
+    const low = Math.min(Math.floor(place), stops.length - 2);
+    return `rgb(${stops[low].map((c, i) => Math.round(c + (stops[low + 1][i] - c) * (place - low))).join(" ")})`;
+  };
 };
+const viridis = along(VIRIDIS);
+const doubt = along(MAGMA);
 
 // One scale for the truth and every preview, so that choosing another method never changes what a colour means.
 const scale = () => {

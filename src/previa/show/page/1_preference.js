@@ -94,6 +94,13 @@ const margin = (method) => {
   const width = wish.worst ? Math.max(...parts) : Math.hypot(...parts.map((n, t) => n * w[t]));
   return { by: "noise", width: Z * width };
 };
+// Of a search the region of the recommendation lies between the evaluated weightings: it is drawn where these are interpolated.
+const dotsBetween = (method) =>
+  T === 3 &&
+  isStored() &&
+  method?.key === data.chosen &&
+  recommendation.region_rule === "surrogate" &&
+  Boolean(data.surrogates?.[method.key]);
 const regionOf = (method) => {
   if (isStored() && method.key === data.chosen && recommendation.region?.length) return recommendation.region;
   const { value, allowed } = ofWish(method);
@@ -108,7 +115,16 @@ const values = (method, show = state.show) => (show < 0 ? ofWish(method).value :
 const same = (a, b) => a.every((x, t) => Math.abs(x - b[t]) < 1e-6); // weights are of order one
 const rowAt = (method, alpha) => method.alphas.findIndex((other) => same(alpha, other));
 const range = extent(data.methods.flatMap((m) => values(m, -1)));
-const digits = Math.max(0, Math.min(5, 3 - Math.floor(Math.log10(Math.max(range[1] - range[0], 1e-3)) + 1)));
+// Three digits of the range of all values; and, up to three decimals, two of what tells near-best ones apart: the noise, or
+// else the range of the chosen method's best quarter, which a few very bad weightings do not widen.
+const digits = (() => {
+  const wide = Math.max(0, Math.min(5, 3 - Math.floor(Math.log10(Math.max(range[1] - range[0], 1e-3)) + 1)));
+  const method = byKey.get(data.chosen);
+  const best = (method ? values(method, -1) : []).filter(isNumber).sort((a, b) => b - a);
+  const noises = data.tasks.map((_, t) => (w[t] > 0 ? typical(method?.noise, t) : null)).filter((n) => n > 0);
+  const unit = noises.length ? Math.min(...noises) : best[0] - best[Math.floor((best.length - 1) / 4)];
+  return unit > 0 ? Math.max(wide, Math.min(3, 1 - Math.floor(Math.log10(unit)))) : wide;
+})();
 const score = (x) => fixed(x, digits);
 const even = () => w.every((x) => Math.abs(x - w[0]) < 1e-9);
 const measure = () => (wish.worst ? "worst task" : even() ? "mean" : "weighted mean") + (wish.relative ? ", of experts'" : "");

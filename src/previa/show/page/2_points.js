@@ -17,6 +17,7 @@ const markers = {
     ["plus-back", "plus"].map((c) => svg("path", { class: c, d: `M${x - 5} ${y}h10M${x} ${y - 5}v10` })),
   anchor: (x, y) => [svg("path", { class: "anchor", d: `M${x} ${y - 6.5}l6.5 6.5l-6.5 6.5l-6.5 -6.5z` })],
   region: (x, y) => [svg("circle", { class: "dot", cx: x, cy: y, r: 2 })],
+  evaluated: (x, y) => ["ring-back", "ring-front"].map((c) => svg("circle", { class: c, cx: x, cy: y, r: 4.4 })),
   here: (x, y) => [svg("circle", { class: "here", cx: x, cy: y, r: 6 })],
   pinned: (x, y) => [svg("circle", { class: "pinned", cx: x, cy: y, r: 7.5 })],
 };
@@ -139,7 +140,9 @@ const livePoints = (root, method, places, shapes, { locate = null, bare = false,
     return alpha && locate ? markers[kind](...locate(alpha)) : [];
   };
   const fixedMarks = () => [
-    ...(method.truth ? [] : regionOf(method).flatMap((alpha) => stamp("region", alpha))),
+    ...(method.truth || dotsBetween(method) ? [] : regionOf(method).filter((a) => rowAt(method, a) >= 0)).flatMap((alpha) =>
+      stamp("region", alpha),
+    ),
     ...anchorsOf(method).flatMap((alpha) => stamp("anchor", alpha)),
     ...stamp(
       "uniform",

@@ -20,7 +20,7 @@ const landscapeOf = (method) => {
 };
 
 // A triangle of numbers that are no weighting's own: read by pointing, never pinned, in no table.
-const readOnly = (alphas, numbers, colours, evaluated, say, locate = place, titles = data.tasks) => {
+const readOnly = (alphas, numbers, colours, evaluated, say, locate = place, titles = data.tasks, region = []) => {
   const { root, shapes } = triangleOf(alphas.map(locate), titles, say(numbers.indexOf(extent(numbers)[1])), alphas);
   root.setAttribute("role", "img");
   shapes.forEach((shape, i) => {
@@ -28,8 +28,8 @@ const readOnly = (alphas, numbers, colours, evaluated, say, locate = place, titl
     shape.setAttribute("fill", colours(numbers[i]));
     shape.append(svg("title", {}, say(i)));
   });
-  const dots = evaluated.map((alpha) => locate(alpha)).map(([x, y]) => svg("circle", { class: "dot", cx: x, cy: y, r: 3 }));
-  root.append(svg("g", { class: "over" }, dots));
+  const marks = (kind, rows) => rows.flatMap((alpha) => markers[kind](...locate(alpha)));
+  root.append(svg("g", { class: "over" }, marks("region", region), marks("evaluated", evaluated)));
   return root;
 };
 
@@ -45,8 +45,11 @@ const surrogateMap = (method) => {
   const picture = () => {
     if (T === 2) return surrogateCurve(method, found);
     const [low, high] = sure ? [0, extent(numbers)[1]] : (({ low, high }) => [low, high])(plainScale());
-    const colour = (v) => viridis(high > low ? (sure ? 1 - (v - low) / (high - low) : (v - low) / (high - low)) : 0.5);
-    if (T > 3) return slicePairs().map((pair) => surrogateSlice(method, found, numbers, colour, evaluated, pair));
+    const colour = (v) => (sure ? doubt : viridis)(high > low ? (v - low) / (high - low) : 0.5);
+    const bar = sure
+      ? doubtBar(high, score, `standard deviation of the interpolated ${shown()} (${data.unit}): the darker, the less sure`)
+      : null;
+    if (T > 3) return [bar ? el("figure", {}, bar) : null, slicePairs().map((pair) => surrogateSlice(method, found, numbers, colour, evaluated, pair))];
     const say = (i) => `interpolated at ${weights(found.alphas[i])}: ${score(found.scores[i])} ± ${score(Z * found.sd[i])}`;
     return el(
       "figure",
@@ -58,12 +61,11 @@ const surrogateMap = (method) => {
         el(
           "small",
           {},
-          sure
-            ? `standard deviation of the interpolated ${shown()}, up to ${score(high)}: the yellower, the surer`
-            : `${shown()} by a Gaussian process; same colours as the maps above`,
+          sure ? "how unsure the Gaussian process is" : `${shown()} by a Gaussian process; same colours as the maps above`,
         ),
       ),
-      readOnly(found.alphas, numbers, colour, evaluated, say),
+      readOnly(found.alphas, numbers, colour, evaluated, say, place, data.tasks, dotsBetween(method) ? regionOf(method) : []),
+      bar,
     );
   };
   return el(
@@ -73,7 +75,9 @@ const surrogateMap = (method) => {
     el(
       "p",
       { class: "note" },
-      `${said} Dots are evaluated; all else is interpolated, and is in no table of this page.${
+      `${said} ${T === 2 ? "Dots" : "Rings"} are evaluated; all else is interpolated, and is in no table of this page.${
+        dotsBetween(method) ? " Dotted: the near-best region, going by what is interpolated." : ""
+      }${
         T > 3 ? " A cell is the best interpolated score with these two weights, over all weights of the others." : ""
       }`,
     ),
@@ -155,15 +159,34 @@ const surrogateCurve = (method, found) => {
   );
 };
 
+// A bar of the colours of doubt, from 0 to the most there is.
+const doubtBar = (most, text, words) => {
+  const steps = 60;
+  const bar = strip(
+    Array.from({ length: steps }, (_, i) => doubt((i + 0.5) / steps)),
+    most > 0 ? [0, 0.25, 0.5, 0.75, 1].map((x) => ({ x, text: text(x * most) })) : [{ x: 0, text: text(0) }],
+    words,
+    `Colours from 0 to ${text(most)}`,
+  );
+  bar.classList.add("doubt");
+  return bar;
+};
+
 const disagreementMap = () => {
   const found = data.disagreement;
   if (!found) return null;
   const drawn = T === 3 && found.alphas?.length;
+  const most = extent(found.spread ?? [])[1];
   const say = (i) => `${weights(found.alphas[i])}: ranks ${percent(found.spread[i])} of all weightings apart`;
   return el(
     "div",
     { class: "block", id: "disagreement" },
     el("h3", {}, "Where the methods disagree"),
+    el(
+      "p",
+      { class: "note missed", id: "disagreement-mark", hidden: isStored() },
+      "Under the study's own preference, not the one that is set above:",
+    ),
     el("p", { class: "note" }, found.sentence),
     drawn
       ? el(
@@ -172,8 +195,8 @@ const disagreementMap = () => {
           el(
             "figure",
             {},
-            el("figcaption", {}, el("small", {}, "how far apart the methods rank a weighting: dark, they agree; yellow, they do not")),
-            readOnly(found.alphas, found.spread, (v) => viridis(v), [], say),
+            readOnly(found.alphas, found.spread, (v) => (isNumber(v) ? doubt(most > 0 ? v / most : 0) : "transparent"), [], say),
+            doubtBar(most, percent, "how far apart the methods rank a weighting, of all weightings: the darker, the less they agree"),
           ),
         )
       : null,

@@ -11,19 +11,24 @@ const choice = () => {
   const live = chosenPreview?.pick ?? null;
   const rivals = [
     ["Pick", own ? recommendation.alpha : live === null ? null : chosenPreview.alphas[live], recommendation],
-    ...(own ? [["Robust centre", recommendation.centre, recommendation.centre_scores]] : []),
-    ["Knee", recommendation.knee?.alpha, recommendation.knee],
+    ["Robust centre", recommendation.centre, recommendation.centre_scores],
+    ["Knee", chosenPreview ? kneeOf(chosenPreview) : null, recommendation.knee],
     ["Uniform", recommendation.uniform?.alpha ?? data.tasks.map(() => 1 / T), recommendation.uniform],
     ["Size-proportional", recommendation.size_proportional?.alpha, recommendation.size_proportional],
   ].filter(([, alpha]) => Array.isArray(alpha) && alpha.length === T);
   const known = (more, key, method, alpha) => (own && isNumber(more?.[key]) ? more[key] : scoreOf(method, alpha));
-  const rows = rivals.map(([name, alpha, more]) => ({
-    name,
-    alpha,
-    preview: known(more, "score", chosenPreview, alpha),
-    true: known(more, "true_score", truth, alpha),
-    gain: own ? more?.true_gain_over_uniform : null,
-  }));
+  // The robust centre is of the study's own preference alone: under another its row stays, empty, so that nothing moves.
+  const rows = rivals.map(([name, alpha, more]) =>
+    !own && name === "Robust centre"
+      ? { name, alpha: null }
+      : {
+          name,
+          alpha,
+          preview: known(more, "score", chosenPreview, alpha),
+          true: known(more, "true_score", truth, alpha),
+          gain: own ? more?.true_gain_over_uniform : null,
+        },
+  );
   const uniformRow = rows.find((row) => row.name === "Uniform");
   // The pick need not have been trained: its gain may come from the trained weighting nearest to it, and says so.
   const nearby = own && recommendation.gain_from === "truth" ? recommendation.gain_at : null;
@@ -82,9 +87,13 @@ const choice = () => {
             "tr",
             { class: i === 0 ? "best" : null },
             el("th", { scope: "row" }, row.name),
-            row.alpha.map((a) => el("td", { class: "bar" }, weight(a), bar(a))),
+            (row.alpha ?? data.tasks.map(() => null)).map((a) =>
+              el("td", { class: "bar" }, a === null ? "–" : [weight(a), bar(a)]),
+            ),
             el("td", {}, score(row.preview)),
-            truth ? el("td", {}, isNumber(row.true) ? score(row.true) : el("small", {}, "not trained")) : null,
+            truth
+              ? el("td", {}, isNumber(row.true) || !row.alpha ? score(row.true) : el("small", {}, "not trained"))
+              : null,
             truth
               ? el(
                   "td",
@@ -109,7 +118,7 @@ const choice = () => {
   if (!own) note.push("These are the picks under the preference that is set below, not the study's own.");
   if (own && isNumber(recommendation.region_fraction))
     note.push(
-      `Near-best region: ${percent(recommendation.region_fraction)} of ${recommendation.region_rule === "surrogate" ? "all weightings, going by what lies between those that were evaluated," : "the previewed weightings"} ${rule} (dotted in the picture below); the robust centre lies deepest inside.`,
+      `Near-best region: ${percent(recommendation.region_fraction)} of ${recommendation.region_rule === "surrogate" ? "all weightings, going by what lies between those that were evaluated," : "the previewed weightings"} ${rule} ${dotsBetween(chosenPreview) ? "(dotted in the interpolated picture below)" : "(dotted in the picture below)"}; the robust centre lies deepest inside.`,
     );
   const noise = quality[data.chosen]?.regret_noise;
   if (own && isNumber(noise))
@@ -118,4 +127,16 @@ const choice = () => {
     "Previews rank weightings; the level of a previewed score is usually too low, so compare previewed scores with each other, never with true ones.",
   );
   at("choice-note").textContent = note.join(" ");
+};
+
+// What stands above the sliders may shrink or grow with the preference; the slider under the hand stays where it is.
+const steadily = (redraw) => {
+  const top = () => at("preference").getBoundingClientRect().top;
+  const section = at("choice").parentElement;
+  const before = top();
+  section.style.minHeight = "";
+  redraw();
+  const lost = before - top();
+  if (lost > 0 && !isStored()) section.style.minHeight = `${section.getBoundingClientRect().height + lost}px`;
+  if (Math.abs(top() - before) > 0.5) scrollBy({ top: top() - before, behavior: "instant" });
 };

@@ -3,17 +3,21 @@
 const worthOf = (method, row) => (row === null || row < 0 ? null : worth(method.scores[row]));
 const dashed = (alpha) => alpha.map(weight).join(" / ");
 
-// The trained weighting nearest to this one, and how far any weight is off.
+const NEAR = 0.05; // a joint run speaks for a pick if no weight differs by more, as previa.study.recommend has it
+
+// The row of the trained weighting nearest to this one, if it is near enough to speak for it; null: none is.
 const nearestTrained = (alpha) => {
   const rows = truth ? truth.alphas.map((_, row) => row).filter((row) => truth.scores[row][0] !== null) : [];
   const far = (row) => Math.hypot(...truth.alphas[row].map((a, t) => a - alpha[t]));
-  return rows.reduce((best, row) => (best === null || far(row) < far(best) - 1e-9 ? row : best), null);
+  const best = rows.reduce((best, row) => (best === null || far(row) < far(best) - 1e-9 ? row : best), null);
+  return best !== null && truth.alphas[best].every((a, t) => Math.abs(a - alpha[t]) <= NEAR + 1e-6) ? best : null;
 };
 
 const live = () => {
   const own = isStored();
   at("sentence").classList.toggle("aside", !own);
   at("sentence-mark").hidden = own;
+  if (at("disagreement-mark")) at("disagreement-mark").hidden = own;
   const method = byKey.get(state.method);
   const pick = method.pick;
   const node = at("live");
@@ -42,25 +46,29 @@ const live = () => {
   const share = stored // a searched preview's region is interpolated: it has more weightings than were evaluated
     ? recommendation.region_fraction
     : near.length / method.alphas.filter((_, row) => value[row] !== null).length;
-  said.push(
-    `About ${percent(share)} of the weightings are as good${
+  if (kept)
+    said.push(
       stored
-        ? ""
-        : by === "noise"
-          ? ` (within about ${score(width)}, the noise of the test items)`
-          : ` (within 1 % of the range)`
-    }.`,
-  );
+        ? `About ${percent(share)} of the weightings are as good.`
+        : `Roughly ${percent(share)} of the weightings are as good (within ${
+            by === "noise" ? `about ${score(width)}, the noise of the test items` : "1 % of the range"
+          }).`,
+    );
   if (truth && truth !== method && truth.pick !== null) {
     const best = worthOf(truth, truth.pick);
     const row = rowAt(truth, alpha);
     const there = row >= 0 ? worthOf(truth, row) : null;
     const nearby = there === null ? nearestTrained(alpha) : row;
+    const top = `the best of the truth has ${score(best)} at ${dashed(truth.alphas[truth.pick])}`;
+    if (nearby === null) {
+      node.textContent = [...said, `No joint run is near it, so that its regret is not known; ${top}.`].join(" ");
+      return;
+    }
     const got = worthOf(truth, nearby);
     const off = there === null ? ` (not trained there; this is the nearest run, ${dashed(truth.alphas[nearby])})` : "";
     const broken = floored() && !keeps(truth.scores[nearby]) ? " It truly misses a floor." : "";
     said.push(
-      `True ${measure()} ${score(got)}${off}; the best of the truth has ${score(best)} at ${dashed(truth.alphas[truth.pick])}: regret ${score(Math.max(0, best - got))}.${broken}`,
+      `True ${measure()} ${score(got)}${off}; ${top}: regret ${score(Math.max(0, best - got))}.${broken}`,
     );
   }
   node.textContent = said.join(" ");

@@ -15,7 +15,7 @@ const frontRows = (method, rows) => {
 };
 
 const kneeOf = (method) => {
-  if (method.key === data.chosen && isStored() && recommendation.knee?.alpha?.length === T) return recommendation.knee.alpha;
+  if (method.key === data.chosen && isStored() && recommendation.knee !== undefined) return recommendation.knee?.alpha ?? null;
   const { allowed } = ofWish(method);
   const rows = method.scores.flatMap((s, row) => (s[0] === null || !allowed[row] ? [] : [row]));
   const front = frontRows(method, rows);

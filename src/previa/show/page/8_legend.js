@@ -18,7 +18,7 @@ const legend = () => {
       strip(
         colours,
         ticks(s.low, s.high, innerWidth < 640 ? 4 : 6).map((t) => ({ x: x(t.at), text: t.text })),
-        `${shown()} (${data.unit}), the same colours for the truth and all previews`,
+        `${shown()} (${data.unit})${data.methods.length < 2 ? "" : `, the same colours for ${truth ? "the truth and all previews" : "all previews"}`}`,
         `Colours from ${score(s.low)} to ${score(s.high)}`,
       ),
     );

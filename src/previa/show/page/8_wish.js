@@ -99,7 +99,7 @@ const preferencePanel = () => {
       : `not possible: ${shorten(noExpert, 40)} has no positive score at its own corner`;
   const reset = el(
     "button",
-    { type: "button", class: "quiet", id: "reset", click: () => prefer(copyOf(stored)) },
+    { type: "button", class: "quiet", id: "reset", click: () => isStored() || prefer(copyOf(stored)) },
     "Reset",
   );
   put(
@@ -122,6 +122,6 @@ const preferencePanel = () => {
     for (const { sync } of rows) sync();
     for (const input of modes.querySelectorAll("input")) input.checked = (input.value === "worst") === wish.worst;
     relative.checked = wish.relative;
-    reset.disabled = isStored();
+    reset.setAttribute("aria-disabled", String(isStored())); // not disabled, which would lose the keyboard's place
   };
 };

@@ -9,6 +9,7 @@ const draw = () => {
     maps = [truth, method].filter((m, i, all) => m && all.indexOf(m) === i).map(make);
   }
   const lines = T > 3 ? [parallel(method), slices(method)] : [];
+  at("maps").classList.toggle("curves", T === 2);
   put("maps", ...maps.map((m) => m.node));
   put("many", ...lines.map((m) => m.node));
   maps = [...maps, ...lines];
@@ -44,6 +45,11 @@ at("beside").classList.toggle("beside", T <= 3);
 put("disagreement-place", disagreementMap());
 
 listeners.push((change) => {
+  if (change.wish)
+    steadily(() => {
+      choice();
+      live();
+    });
   if ("hover" in change || "pin" in change) {
     for (const map of [...maps, ...sharperMaps]) map.marks?.();
     rowMarks();
@@ -55,14 +61,11 @@ listeners.push((change) => {
     histograms();
     if (document.querySelector("details.all").open) weightings();
     inBetween();
-    live();
+    if (!change.wish) live();
     syncWhatIf(change);
     if ("method" in change && change.follow === undefined) controls();
   }
-  if (change.wish) {
-    choice();
-    syncWish();
-  }
+  if (change.wish) syncWish();
   panel();
   if (!("hover" in change) || "pin" in change) writeHash();
 });
