@@ -131,7 +131,8 @@ def test_the_gain_between_previews_is_that_of_choosing_on_some_items_and_scoring
     p = noisy(hill(alphas, TOP, slope=0.2), alphas=alphas, N=40, unpaired=True)
     weights, draws, u = np.array([0.5, 0.3, 0.2]), 50, len(alphas) - 1
     inside = bootstrap.scored(p, bootstrap.resampled(p, seed=7, draws=draws), weights)
-    gain = bootstrap.gain_of_choosing(inside, bootstrap.left_out(p, weights, seed=7, draws=draws), u)
+    outside = bootstrap.unseen(p, weights > 0, seed=7, draws=draws)
+    gain = bootstrap.Choice.of(inside, sum(w * s for w, s in zip(weights, outside, strict=True))).gain(u)
     drawn = []
     for t in range(3):
         rng = np.random.default_rng([7, t])

@@ -104,3 +104,16 @@ def test_floors_cut_an_interpolated_region_but_never_the_pick():
 def test_a_surrogate_of_nothing_is_refused():
     with pytest.raises(InputError, match="the surrogate"):
         interpolated_region(dense(np.full(len(ALPHAS), np.nan)), Preference(), TOP, 0.1)
+
+
+def test_where_nothing_keeps_the_floors_the_interpolated_region_is_that_of_least_shortfall():
+    scores = 0.4 + 0.25 * np.sqrt(ALPHAS)
+    wish = Preference(floors={"a": 0.9, "b": 0.9})
+    short = wish.shortfall(scores, TASKS)
+    pick = ALPHAS[short.argmin()]
+    found = interpolated_region(Preview(TASKS, ALPHAS, scores), wish, pick, 0.03, kept=False)
+    assert np.array_equal(found.inside, short <= short.min() + 0.03 + 1e-9)
+    assert found.inside.sum() > 5
+    assert (
+        interpolated_region(Preview(TASKS, ALPHAS, scores), wish, pick, 0.03).inside.sum() == 1
+    )  # of what keeps most

@@ -389,3 +389,18 @@ def test_a_suggestion_among_thousands_of_eight_tasks_takes_no_half_second():
 
 def test_improvements_too_small_for_numbers_are_zero_not_undefined():
     assert acquisition.normal_cdf(np.array([-50.0, 50.0, -np.inf, np.inf])).tolist() == [0.0, 1.0, 0.0, 1.0]
+
+
+def test_floors_out_of_reach_lead_to_the_best_compromise_not_away_from_it():
+    scores = 0.4 + 0.25 * np.sqrt(np.eye(3)[[0, 1, 2]])
+    alphas, rows = np.vstack([np.eye(3), np.full(3, 1 / 3)]), grid(3, 20)
+    known = 0.4 + 0.25 * np.sqrt(alphas)
+    assert np.allclose(known[:3], scores)
+    wish = Preference(floors={"a": 0.95, "b": 0.95})
+    best = wish.shortfall(0.4 + 0.25 * np.sqrt(rows), ("a", "b", "c")).min()
+    for _ in range(4):
+        new = rows[suggest(alphas, known, ("a", "b", "c"), rows, preference=wish)]
+        alphas, known = np.vstack([alphas, new]), np.vstack([known, 0.4 + 0.25 * np.sqrt(new)])
+    short = wish.shortfall(known[4:], ("a", "b", "c"))
+    assert short.min() < best + 0.02
+    assert short.max() < best + 0.1  # it stays beside the compromise: the corners miss by 0.25 more

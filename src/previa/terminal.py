@@ -47,6 +47,15 @@ def quality_table(results: Any) -> None:
     noise = next(iter(results.comparison.methods.values())).regret_noise
     if noise is not None:
         click.echo(f"A regret up to {noise:.3f} cannot be told from 0 with these test items.")
+    if results.preference.floors and results.truth is not None:
+        good = results.truth.rows(results.truth.ok)
+        if not results.preference.keeps(good.scores, good.tasks).any():
+            click.echo("No joint run keeps all floors: the best is the one that misses them by least.")
+        missed = [name for name, q in results.comparison.methods.items() if q.shortfall_at_pick > 0]
+        if missed:
+            click.echo(
+                f"Picks that truly miss a floor, by what their regret counts, too: {', '.join(missed)}."
+            )
     best = weights(results.comparison.tasks, truth.best_alpha)
     uniform = "" if truth.uniform_score is None else f"; uniform weights give {truth.uniform_score:.3f}"
     click.echo(f"Best of {truth.weightings} joint runs: {truth.best_score:.3f} at {best}{uniform}.")

@@ -81,9 +81,11 @@ class Bench:
 
     def done(self, job: Job) -> bool:
         """Whether the job's record is of these facts, and its files are whole."""
-        return read_record(self.record(job), self.facts(job)) is not None and all(
-            map(_whole, self.files(job))
-        )
+        record = self.record(
+            job
+        )  # without one the facts need not be known: they may rest on a run that is not there
+        found = record.is_file() and read_record(record, self.facts(job)) is not None
+        return found and all(map(_whole, self.files(job)))
 
     def facts(self, job: Job) -> dict[str, Any]:
         """All that the job's result rests on."""

@@ -24,7 +24,7 @@ from previa.study.recommend import Recommendation, recommend
 from previa.study.simplex import key, largest_grid, show, uniform
 from previa.study.store import Store
 from previa.study.surrogate import Interpolated, interpolated
-from previa.study.truth import true_runs
+from previa.study.truth import judged_by, true_runs
 
 DENSE = 1001  # weightings of an interpolated map, at most: ten steps of five tasks
 SHARED = 0.5  # of the weightings of the preview that is followed: a method that shares fewer is left out of the disagreement
@@ -85,7 +85,7 @@ class Results:
         previews = {name: store.preview(name) for name in names}
         scored = {name: preview for name, preview in previews.items() if preview.ok.any()}
         chosen = _chosen(store, names, scored, method)
-        truth = true_runs(store)
+        truth, left_out = judged_by(store)
         asked = preference or Preference()
         w = {**(store.get("metric_weights") or {}), **asked.weights}
         experts = experts_of(previews[chosen]) if relative else asked.relative_to
@@ -111,8 +111,11 @@ class Results:
         sharper = sharpened(store, previews, truth, comparison, w)
         return cls(
             truth, previews, chosen, wish, comparison, fronts, recommendation, between,
-            _disagreement({chosen: scored[chosen], **others}, wish), _corrected(store, scored, truth),
-            summary(store, chosen, previews, truth, wish, comparison, fronts, recommendation, sharper),
+            _disagreement({chosen: scored[chosen], **others}, wish), _corrected(store, scored, true_runs(store)),
+            summary(
+                store, chosen, previews, truth, wish, comparison, fronts, recommendation, sharper,
+                notes=[left_out] if left_out else [],
+            ),
         )  # fmt: skip
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from previa import __version__
 from previa.show._methods import finetunings
 from previa.study.compare import Comparison, Quality
+from previa.study.floors import candidates
 from previa.study.pareto import Fronts
 from previa.study.preference import Preference
 from previa.study.preview import Preview
@@ -22,7 +23,7 @@ from previa.study.truth import JOINT
 def summary(
     store: Store, method: str, previews: Mapping[str, Preview], truth: Preview | None, preference: Preference,
     comparison: Comparison | None, fronts: Mapping[str, Fronts], recommendation: Recommendation,
-    sharper: Mapping[str, Any] | None,
+    sharper: Mapping[str, Any] | None, *, notes: Sequence[str] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """The content of summary.json; keys only ever get added while "schema" is 1.
 
@@ -55,7 +56,7 @@ def summary(
             **{k: v for k, v in advice.items() if k not in ("region", "tasks")},
         },
         "sharpened": None if sharper is None else dict(sharper),
-        "warnings": [*store.get("warnings", []), *_failed(store), *_beside_simple(comparison)],
+        "warnings": [*store.get("warnings", []), *_failed(store), *_beside_simple(comparison), *notes],
         "seconds": {
             **spent,
             **{f"preview/{name}": preview.seconds for name, preview in previews.items()},
@@ -72,8 +73,7 @@ def _pick(preview: Preview, preference: Preference) -> list[float] | None:
     good = preview.rows(preview.ok)
     if not len(good):
         return None
-    short = preference.shortfall(good.scores, good.tasks)
-    good = good.rows(short <= short.min())
+    good = good.rows(candidates(good, preference))
     best = ranking(preference.value(good.scores, good.tasks), good.alphas)[0]
     return [float(weight) for weight in good.alphas[best]]
 

@@ -62,7 +62,9 @@ class View:
             allowed = np.ones(len(short), bool)
         if surrogate is not None:
             within = width(judged, self.pick)
-            return interpolated_region(surrogate, self.preference, self.alphas[self.pick], within)
+            return interpolated_region(
+                surrogate, self.preference, self.alphas[self.pick], within, kept=self.keeps
+            )
         return near_best(judged, self.pick, allowed)
 
     def choice(self, seed: int) -> Choice | None:

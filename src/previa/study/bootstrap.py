@@ -1,7 +1,7 @@
 """The paired bootstrap over test items: how far scores, and differences between weightings, would move on other test sets.
 
 It knows of the noise of a finite test set only, not of the training seed. `Scored.gain` holds its two weightings fixed, so
-for a pick that was chosen on the same items it is too high; `gain_of_choosing` chooses on some items and scores on others.
+for a pick that was chosen on the same items it is too high; `Choice.gain` chooses on some items and scores on others.
 """
 
 from collections.abc import Iterator, Sequence
@@ -124,7 +124,12 @@ class Choice:
         return cls(drawn.draws, unseen, safe[(s[:, safe] >= best).argmax(axis=1)])
 
     def gain(self, over: int) -> Gain | None:
-        """How much better the choice is than weighting ``over``: `gain_of_choosing`."""
+        """How much better than weighting ``over`` the best of a preview is, on items that had no part in choosing it.
+
+        g_b = u_b(a_b) - u_b(over) over the items that draw b left out. The value is the mean of g_b, the interval its 2.5 and
+        97.5 percentiles. u_b rests on about N / e items and a_b on 0.63 N different ones: the interval is honest or somewhat
+        wide, the value honest or somewhat low. None with too few items to leave any out.
+        """
         b = np.arange(len(self.rows))
         gains = self.unseen[b, self.rows] - self.unseen[:, over]
         gains = gains[np.isfinite(gains)]
@@ -169,21 +174,6 @@ def gain_between(
     return Gain(value - off, (low - off, high - off))
 
 
-def gain_of_choosing(
-    drawn: Scored, unseen: Array | None, over: int, allowed: NDArray[np.bool_] | None = None
-) -> Gain | None:
-    """How much better than weighting ``over`` the best of a preview is, on items that had no part in choosing it.
-
-    In each draw b: a_b = argmax_a s_b(a) over the items drawn (ties: the nearest to uniform), g_b = u_b(a_b) - u_b(over) over
-    those left out, u = unseen [B, A] of `left_out` with the seed of ``drawn``. The value is the mean of g_b, the interval its
-    2.5 and 97.5 percentiles. u_b rests on about N / e items and a_b on 0.63 N different ones: the interval is honest or
-    somewhat wide, the value honest or somewhat low. allowed: in which draws a weighting may be chosen [B, A], in each draw one
-    at least. None without per-item scores, or with too few to leave any out.
-    """
-    choice = Choice.of(drawn, unseen, allowed)
-    return None if choice is None else choice.gain(over)
-
-
 def resampled(preview: Preview, *, seed: int, draws: int = DRAWS) -> tuple[Array | None, ...]:
     """Each task's scores on resampled test items [B, A], None for a task without per-item scores."""
     return tuple(
@@ -201,11 +191,6 @@ def valued(preview: Preview, draws: Sequence[Array | None], preference: Preferen
     """The value of the scores under a preference, and its draws if every task that counts has them."""
     tasks = preview.tasks
     return Scored(preview.alphas, preference.value(preview.scores, tasks), preference.draws(draws, tasks))
-
-
-def left_out(preview: Preview, weights: Array, *, seed: int, draws: int = DRAWS) -> Array | None:
-    """The mean over tasks on the items that each draw of `resampled` left out [B, A]; None as in `scored`."""
-    return _weighted(unseen(preview, weights > 0, seed=seed, draws=draws), weights)
 
 
 def unseen(

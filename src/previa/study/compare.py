@@ -35,7 +35,8 @@ class Quality:
     weightings: shared ones; failed: those left out since the truth or the preview failed there. per_task: the same of each
     task's score, with the pick that is best for it alone.
     With floors, the best true score and the preview's picks are of those that keep them, truly and as previewed (where none
-    does, of those that miss them by least); shortfall_at_pick: by how much the pick truly misses them, 0 without floors.
+    does, of those that miss them by least); shortfall_at_pick: by how much the pick truly misses them, 0 without floors. A
+    pick that misses them may score above the best: its regret is max(0, s(best) - s(pick)) + its shortfall beyond the best's.
     """
 
     pick: Alpha
@@ -130,6 +131,7 @@ def compare(
         found = _quality(
             whole, rows, value, references, failed, preview.seconds,
             allowed=(candidates(good.rows(rows), wish), candidates(seen, wish)),
+            short=wish.shortfall(good.scores[rows], truth.tasks),
         )  # fmt: skip
         missed = wish.shortfall(truth.scores[truth.index(found.pick)], truth.tasks)
         methods[name] = replace(found, shortfall_at_pick=float(missed), per_task=per_task)
@@ -183,10 +185,12 @@ def _quality(
     failed: int,
     seconds: float,
     allowed: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None,
+    short: NDArray[np.float64] | None = None,
 ) -> Quality:
     """truth: all its weightings; rows: the shared ones [A]; p: the preview's scores there [A].
 
-    allowed: the shared ones that may be the best, and those that the preview may pick, all by default.
+    allowed: the shared ones that may be the best, and those that the preview may pick, all by default. short: by how much the
+    shared ones truly miss floors [A].
     """
     shared = truth.rows(rows)
     s, alphas = shared.score, shared.alphas
@@ -196,11 +200,15 @@ def _quality(
     picks, star = order[mine[order]], int(best[good[best]][0])
     gains = [_gain(truth, int(rows[picks[0]]), reference) for reference in references]
     off = p - s
+    missed = np.zeros(len(s)) if short is None else short - short[star]
+    regrets = np.maximum(s[star] - s[picks], 0.0) + missed[picks]  # ties differ in the last bit
     return Quality(
         pick=_alpha(alphas[picks[0]]),
-        regret_at_1=max(0.0, float(s[star] - s[picks[0]])),  # ties differ in the last bit
-        regret_at_k=max(0.0, float(s[star] - s[picks[:K]].max())),
-        regret_noise=shared.rows(np.flatnonzero(good)).regret_noise(int(good[:star].sum())),
+        regret_at_1=float(regrets[0]),
+        regret_at_k=float(regrets[:K].min()),
+        regret_noise=None
+        if good.sum() < 2
+        else shared.rows(np.flatnonzero(good)).regret_noise(int(good[:star].sum())),
         gain_over_uniform=gains[0][0],
         gain_over_uniform_interval=gains[0][1],
         gain_over_size_proportional=gains[1][0],

@@ -63,7 +63,7 @@ def recommend(
     chosen = _point(seen.alphas[seen.pick], seen, true, u, near)
     beside = None if true is None else _beside(true, seen.alphas[seen.pick])
     middle = near.centre()
-    bend = knee_of(seen.preview.rows(seen.allowed)) if len(tasks) > 1 else None
+    bend = knee_of(seen.preview.rows(seen.allowed))
     found = Recommendation(
         tasks=tasks,
         alpha=chosen.alpha,
@@ -161,8 +161,11 @@ def _training(seen: View, true: View | None, uniform: Array, choice: Choice | No
         return unknown
     pick = seen.alphas[seen.pick]
     row = [simplex.find(seen.alphas, alpha) for alpha in true.alphas]
+    corner = (
+        pick.max() > 1 - 10.0**-simplex.DIGITS
+    )  # there a preview is the task's own run, and nothing was merged
     speaks = [
-        a is not None and (a == seen.pick or not np.array_equal(seen.preview.scores[a], s))
+        a is not None and ((a == seen.pick and not corner) or not np.array_equal(seen.preview.scores[a], s))
         for a, s in zip(row, true.preview.scores, strict=True)
     ]
     b = _beside(true, pick, np.array(speaks))
@@ -189,11 +192,13 @@ def _over_merged(true: View, b: int, seen: View, a: int, choice: Choice | None) 
 
 
 def _misses(seen: View, true: View | None, uniform: Array) -> tuple[str, ...]:
-    """The tasks whose floors uniform weights miss: of the joint run there, else previewed."""
+    """The tasks whose floors uniform weights miss by more than noise: of the joint run there, else previewed."""
     for view in (true, seen):
         if view is not None and (u := simplex.find(view.alphas, uniform)) is not None:
             return tuple(
-                f.task for f in floors_at(view.preview, view.draws, view.preference, u) if f.margin < 0
+                f.task
+                for f in floors_at(view.preview, view.draws, view.preference, u)
+                if f.margin < 0 and (f.kept is None or f.kept <= 1 - verdict.SURE)
             )
     return ()
 

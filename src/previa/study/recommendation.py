@@ -62,7 +62,7 @@ class Recommendation:
     inside; to_edge: what may be taken from the pick's smallest weight before a task has none; reach: weightings none of whose
     weights differs by more than this from the pick's are all in the region.
     gain: over uniform, by gain_from "truth", trained at gain_at (the pick or a weighting beside it), or by "preview", which is
-    what choosing on resampled items gains on the items left out (`bootstrap.gain_of_choosing`); detectable: its interval is
+    what choosing on resampled items gains on the items left out (`bootstrap.Choice.gain`); detectable: its interval is
     above 0 (None: unknown). over_size_proportional: the same over size-proportional weights.
     noise: differences of previewed scores up to this cannot be told from 0 (None: no per-item scores).
     floors: each floor at the pick; floors_kept: whether any weighting keeps all; true_best: the best joint run of those that keep

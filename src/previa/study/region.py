@@ -90,19 +90,21 @@ def width(scored: Scored, pick: int) -> float | None:
 
 
 def interpolated_region(
-    surrogate: Preview, preference: Preference, pick: ArrayLike, within: float | None
+    surrogate: Preview, preference: Preference, pick: ArrayLike, within: float | None, *, kept: bool = True
 ) -> Region:
     """The weightings of a dense surrogate whose value lies within ``within`` of its value at the pick, [A'].
 
     Both values are the surrogate's, so that the noise of the pick's own score, which was chosen for being high, has no part.
-    Floors count by the surrogate's scores. within None: 1 % of the range of the values. Raises InputError where the
+    Floors count by the surrogate's scores; where nothing keeps them (kept False) the value is how little they are missed by.
+    within None: 1 % of the range of the values. Raises InputError where the
     surrogate is of nothing.
     """
     good = surrogate.rows(surrogate.ok)
     if not len(good):
         raise InputError("the surrogate: it should have scores at one weighting at least. Found none.")
-    value = preference.value(good.scores, good.tasks)
-    allowed = candidates(good, preference)
+    judge = preference.value if kept else preference.shortfall
+    value = (1 if kept else -1) * judge(good.scores, good.tasks)
+    allowed = candidates(good, preference) if kept else np.ones(len(good), bool)
     at = simplex.nearest(good.alphas, pick)
     slack = bootstrap.SLACK * float(np.abs(value).max())
     inside = allowed & (value >= value[at] - (RANGE * np.ptp(value) if within is None else within) - slack)

@@ -31,6 +31,9 @@ GOALS: tuple[Goal, ...] = ("best", "region")
 MOST = 4000  # candidates: a suggestion looks at each, within half a second
 SPREAD = 1000  # Sobol points among them where the grid is coarser than the study's
 RANGE = 0.05  # near-best without per-item scores: within this share of the range of the values seen
+SELDOM = (
+    1e-3  # floors that every candidate keeps with less than this probability are out of reach, as it seems
+)
 TIE = 1e-9  # of the largest worth: what differs by less is the same
 PLAIN = Preference()
 
@@ -140,7 +143,7 @@ def suggest(
     if not len(free):
         raise InputError(f"suggest: all {len(c)} candidates were evaluated already.")
     worth = _worth(a, y, tuple(tasks), c[free], preference, goal, tolerance, predict or smooth)
-    if not worth.max() > 0 and goal == "best":
+    if not worth.max() > 0 and goal == "best" and best_of(y, tasks, preference) is not None:
         worth = np.linalg.norm(np.sqrt(c[free])[:, None] - np.sqrt(a)[None], axis=2).min(axis=1)
     order = simplex.by_safety(c[free])
     top = worth[order].max()
@@ -235,7 +238,7 @@ def _worth(
         if best is not None:
             return acquisition.straddle(both - [level, *floors[bound]], doubt)
     worth = acquisition.all_above(mean, sd, floors[bound])
-    if worth.max() > 0:
+    if worth.max() >= SELDOM:
         return worth
     return np.asarray(-np.maximum(floors[bound] - mean, 0.0).sum(axis=1))  # out of reach, as it seems
 

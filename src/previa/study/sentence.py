@@ -138,7 +138,9 @@ def _region(r: "Recommendation") -> list[str]:
         "range": ", going by 1 % of the range of its scores",
         "surrogate": ", going by what lies between the few that were evaluated",
     }[r.region_rule]
-    if len(r.region) == 1:
+    if r.verdict == "uniform is better":
+        text = []  # what the preview takes for as good is known to be worse
+    elif len(r.region) == 1:
         text = [f"The preview tells its pick from every other weighting{by}."]
     else:
         uniform = ", uniform among them" if r.uniform.in_region else ""

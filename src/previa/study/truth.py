@@ -10,12 +10,13 @@ JOINT = "joint"
 """The store's method of joint runs: a truth is a method like others."""
 GIVEN = f"{JOINT}_given"
 """The store's method of true scores that were brought: numbers, one a task."""
+ENOUGH = 3  # joint runs, to judge a preview by them alone
 
 
 def true_runs(store: Store) -> Preview | None:
     """All true scores: of the joint runs, and those that were brought, where no run was trained here; None without any.
 
-    Joint runs that failed are among them while nothing was brought. Per-item scores only where nothing was.
+    Joint runs that failed are among them while nothing was brought. Per-item scores only where nothing was: `judged_by`.
     """
     there = store.methods()
     own, given = (store.preview(name) if name in there else None for name in (JOINT, GIVEN))
@@ -29,3 +30,22 @@ def true_runs(store: Store) -> Preview | None:
         np.concatenate([getattr(p, name) for p in (own, given)]) for name in ("alphas", "scores")
     )
     return Preview(own.tasks, alphas, scores, seconds=own.seconds, provenance=own.provenance)
+
+
+def judged_by(store: Store) -> tuple[Preview | None, str | None]:
+    """The true scores that previews are judged by, and a sentence on what is left out.
+
+    ENOUGH joint runs with scores of test items stand alone: numbers that were brought would take the noise of all away.
+    """
+    every = true_runs(store)
+    if JOINT not in store.methods() or GIVEN not in store.methods():
+        return every, None
+    own = store.preview(JOINT)
+    good = own.rows(own.ok)
+    if len(good) < ENOUGH or any(items is None for items in good.items):
+        return every, None
+    more = 0 if every is None else len(every) - len(good)
+    said = f"{more} true score{'s' * (more != 1)} that {'was' if more == 1 else 'were'} brought as a table, without test items, "
+    return own, None if not more else (
+        f"{said}{'is' if more == 1 else 'are'} left out beside {len(good)} joint runs; `previa validate` uses all."
+    )

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from previa.errors import InputError
 from previa.study import bootstrap, design, quality, simplex
+from previa.study.floors import candidates
 from previa.study.preference import Preference
 from previa.study.preview import Preview
 from previa.study.recommend import recommend
@@ -133,6 +134,7 @@ def validated(
     seen, interpolated = previewed_at(preview, truth.alphas)
     true, mine = wish.value(truth.scores, tasks), wish.value(seen, tasks)
     pick, best = _best(seen, truth.alphas, wish, tasks), _best(truth.scores, truth.alphas, wish, tasks)
+    short = wish.shortfall(truth.scores, tasks)
     overall = preview.alphas[_best(preview.scores, preview.alphas, wish, tasks)]
     draws = wish.draws(bootstrap.resampled(truth, seed=seed), tasks)
     runs = tuple(
@@ -147,7 +149,7 @@ def validated(
         pick=tuple(truth.alphas[pick].tolist()),
         picked=simplex.same(overall, truth.alphas[pick]),
         best=tuple(truth.alphas[best].tolist()),
-        regret=max(0.0, float(true[best] - true[pick])),
+        regret=max(0.0, float(true[best] - true[pick])) + float(short[pick] - short[best]),
         regret_noise=bootstrap.Scored(truth.alphas, true, draws).regret_noise(best),
         pairwise=quality.pairwise_accuracy(mine, true),
         pairs=_pairs(true),
@@ -172,8 +174,7 @@ def previewed_at(preview: Preview, alphas: Array) -> tuple[Array, NDArray[np.boo
 
 def _best(scores: Array, alphas: Array, wish: Preference, tasks: tuple[str, ...]) -> int:
     """The row of the best value among those that keep the floors, or miss them by least."""
-    short = wish.shortfall(scores, tasks)
-    rows = np.flatnonzero(short == short.min())
+    rows = np.flatnonzero(candidates(Preview(tasks, alphas, scores), wish))
     value = wish.value(scores[rows], tasks)
     return int(rows[quality.ranking(value, alphas[rows])[0]])
 

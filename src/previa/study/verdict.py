@@ -1,4 +1,4 @@
-"""What to do, as one of five verdicts: each is said only where what was measured bears it."""
+"""What to do, as one of six verdicts: each is said only where what was measured bears it."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 Verdict = Literal[
     "train at the pick",
     "uniform is as good",
+    "uniform is better",
     "ship the merged model",
     "validate first",
     "no weighting keeps the floors",
@@ -27,7 +28,7 @@ def verdict_of(r: "Recommendation") -> tuple[Verdict, str]:
     no weighting keeps the floors: so it is in the preview. ship: `not_gained`. validate first: the pick's floors rest on noise,
     or half of the other methods put it in their worse half and no joint run speaks for it. train: uniform weights miss a
     floor that the pick keeps, or the gain over them is detectable. uniform: it is not, in joint runs; or it is not, and
-    is at most the noise, so that joint runs scored on the same items would not show it either. validate first: all else.
+    is at most the noise, so that joint runs scored on the same items would not show it either; better: joint runs show a loss. validate first: all else.
     """
     if not r.floors_kept:
         return "no weighting keeps the floors", f"No weighting keeps {_floors(r)}: {_missed(r)}."
@@ -60,6 +61,11 @@ def verdict_of(r: "Recommendation") -> tuple[Verdict, str]:
                 "train at the pick",
                 "Train at the pick: the joint run there scores higher than that at uniform weights.",
             )
+        if r.gain.interval is not None and r.gain.interval[1] < 0:
+            return (
+                "uniform is better",
+                "Uniform is better: in joint runs it scores higher than the pick, by more than noise.",
+            )
         return "uniform is as good", "Uniform is as good: the joint runs show no gain over it."
     if simplex.same(r.alpha, r.uniform.alpha):
         return "uniform is as good", "Uniform is as good: the preview itself picks it."
@@ -89,10 +95,13 @@ def not_gained(r: "Recommendation") -> bool:
 
     g <= 0, or low <= 0 and high <= noise; and uniform weights, trained, are not detectably above the merged model. So a true
     gain of two standard errors that is above the noise is called none in 5 % of test sets at most. Without a joint run at the
-    pick or beside it nothing is known, and this is False.
+    pick or beside it, and one at uniform weights, nothing is known, and this is False; so it is where the merged model keeps a floor by noise alone.
     """
     g, rival = r.training_gain, r.uniform_training_gain
-    if g is None or (rival is not None and _above(rival)):
+    uniform = simplex.same(r.alpha, r.uniform.alpha)
+    if g is None or (rival is None and not uniform) or (rival is not None and _above(rival)):
+        return False
+    if any(f.kept is not None and f.kept < SURE for f in r.floors):
         return False
     if g.interval is None:
         return g.value <= 0
