@@ -200,6 +200,31 @@ def test_the_study_file_decides_as_it_stands_now(finished, folder, capsys):
     assert "warped" not in found[1]["others"]
 
 
+@pytest.mark.parametrize(
+    ("tasks", "changes", "said"),
+    [
+        ("ab", {}, "dropped 'c'"),
+        ("abcd", {}, "added 'd'"),
+        ("bac", {}, "their order was 'a', 'b', 'c' and is 'b', 'a', 'c'"),
+        ("abc", {"b": {"data": f"{NAME}:d"}}, f'task \'b\'.data was "{NAME}:b" and is "{NAME}:d"'),
+    ],
+)
+def test_results_of_other_tasks_are_no_advice_on_these(finished, folder, capsys, tasks, changes, said):
+    file = write_study(folder, tasks, study={"out": str(finished / "out")}, **changes)
+    for command in ("recommend", "compare", "report"):
+        assert main([command, str(file)]) == 1
+        message = capsys.readouterr().err
+        assert said in message
+        assert f"`previa revise {file}`" in message
+
+
+def test_a_folder_without_results_means_the_study_file_in_it(finished, capsys):
+    assert main(["recommend", str(finished)]) == 0
+    of_the_folder = capsys.readouterr().out
+    assert main(["recommend", str(finished / "study.toml")]) == 0
+    assert capsys.readouterr().out == of_the_folder
+
+
 def test_compare_prints_a_table_or_json(finished, capsys):
     assert main(["compare", str(finished / "study.toml")]) == 0
     assert f"Best of {JOINT} joint runs" in capsys.readouterr().out

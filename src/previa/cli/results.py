@@ -117,17 +117,53 @@ def _results(path: Path, wish: dict[str, Any], method: str | None = None) -> Ite
     from previa.study.store import Store
 
     preference = wish["preference"]
-    study = read_study(path) if path.suffix == ".toml" else None
+    file = _study_file(path)
+    study = None if file is None else read_study(file)
     if study is not None:
         path = study.out
     with Store.read(path / "study.db" if path.is_dir() or study is not None else path) as store:
         if study is not None:
-            weights = {task: w for task, w in study.metric_weights().items() if task in store.tasks}
-            preference = replace(preference, weights={**weights, **preference.weights})
+            _check_tasks(study, store, file)
+            preference = replace(preference, weights={**study.metric_weights(), **preference.weights})
             own = study.recommend.method
             if method is None and own in store.methods() and store.preview(own).ok.any():
                 method = own
         yield store, Results.of(store, method=method, preference=preference, relative=wish["relative"])
+
+
+def _study_file(path: Path) -> Path | None:
+    """The study file that is meant: this one, or that of a folder without results of its own."""
+    if path.suffix == ".toml" and not path.is_dir():
+        return path
+    file = path / "study.toml"
+    return file if file.is_file() and not (path / "study.db").exists() else None
+
+
+def _check_tasks(study: Any, store: Any, file: Any) -> None:
+    """Raise StudyError where the file's tasks are not those that the results are of, as far as the file tells."""
+    import json
+
+    from previa.errors import StudyError
+    from previa.study._facts import differences, to_json
+
+    had, has = store.tasks, study.names()
+    gone, new = ([n for n in one if n not in other] for one, other in ((had, has), (has, had)))
+    said = [
+        f"{what} {', '.join(map(repr, names))}"
+        for what, names in (("dropped", gone), ("added", new))
+        if names
+    ]
+    if not said and had != has:
+        said = [f"their order was {', '.join(map(repr, had))} and is {', '.join(map(repr, has))}"]
+    was = {task["name"]: task for task in store.fingerprint.get("task", ())}
+    for task in json.loads(to_json(study.facts()["task"], "the tasks")):
+        if task["name"] in was:
+            said += differences(was[task["name"]], task, f"task {task['name']!r}")
+    if said:
+        raise StudyError(
+            f"{file}: its tasks are no longer those that the results in {store.path} are of: {'; '.join(said)}. "
+            f"`previa revise {file}` keeps what still holds; or put the tasks back."
+        )
 
 
 def _counted(preference: Any, measure: str) -> str:
