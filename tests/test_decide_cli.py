@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from previa.cli import main
+from previa.cli._options import preference_of
 from previa.study.knee import front_of, knee_of
 from previa.study.simplex import find, grid, uniform
 from previa.study.store import Store
@@ -144,3 +145,9 @@ def test_compare_and_report_take_the_same_preferences(results, capsys, tmp_path,
 def test_a_preference_that_is_none_is_refused_in_a_sentence(results, capsys, words, code, message):
     assert main(["recommend", str(results), *words]) == code
     assert message in capsys.readouterr().err
+
+
+def test_numbers_stand_after_the_last_sign_since_names_may_have_one():
+    wish = preference_of(["x = y=2", "a>=b = 0"], ["x = y>=0.5", "a>=b=.25", " c >= -1 "])
+    assert wish.weights == {"x = y": 2.0, "a>=b": 0.0}
+    assert wish.floors == {"x = y": 0.5, "a>=b": 0.25, "c": -1.0}

@@ -379,12 +379,33 @@ def test_the_command_searches_for_so_long_and_for_the_region(folder, monkeypatch
         (["--budget", "20", "--cheap-first"], 2, "give one of them"),
         (["--cheap-first", "--engine", "previa"], 2, "--goal, --engine and --stop-early are for --budget"),
         (["--budget", "20x"], 2, "should be a number of evaluations"),
-        (["--budget", "0"], 1, "needs a budget"),
+        (["--budget", "0"], 2, "'0' leaves nothing to search with"),
+        (["--budget", "0s"], 2, "'0s' leaves nothing to search with"),
+        (["--budget", "2.5"], 2, "should be a number of evaluations"),
+        (["--budget", "3"], 2, "3 evaluations are too few"),
+        (["--budget", "4"], 2, "are at least 5"),
+        (["--budget", "20", "--method", "nope"], 1, "no preview 'nope': the study has simple, mixture"),
+        (["--cheap-first", "--method", "nope"], 1, "no preview 'nope'"),
+        (["--budget", "20", "--stop-early", "--goal", "region"], 2, "--stop-early is for --goal best"),
         (["--budget", "20", "--floor", "z=1"], 1, "'z'"),
     ],
 )
-def test_options_that_make_no_sense_are_refused_before_anything_is_done(folder, capsys, words, code, said):
+def test_options_that_make_no_sense_are_refused_before_anything_is_done(
+    folder, capsys, monkeypatch, words, code, said
+):
+    monkeypatch.setattr("previa.run.fit.fit", lambda *_, **__: pytest.fail("something was trained"))
     assert cli(*words) == code
     assert said in capsys.readouterr().err.replace("\n", " ")
     with Store.read(folder / "out/study.db") as store:
         assert store.methods() == ()
+
+
+def test_a_task_may_be_named_with_an_equals_sign(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_study(tmp_path, tasks="ab", preview={"steps": 5, "methods": ["simple"]}, a={"name": "x = y"})
+    assert cli("--budget", "4", "--metric-weight", "x = y=2", "--floor", "x = y >= 0.1") == 0
+    sys.modules.pop(NAME, None)
+    with Store.read(tmp_path / "out/study.db") as store:
+        wish = store.get("searches")["simple"]["preference"]
+    assert wish["weights"] == {"x = y": 2.0, "b": 1.0}
+    assert wish["floors"] == {"x = y": 0.1}

@@ -85,22 +85,27 @@ def preference_of(
     """
     from previa.study.preference import Preference
 
-    floors = [pair.replace(">=", "=", 1) for pair in floor]
     return Preference(
         weights=number_of_each("--metric-weight", metric_weight),
-        floors=number_of_each("--floor", floors),
+        floors=number_of_each("--floor", floor, sign=">="),
         worst=worst,
     )
 
 
-def number_of_each(option: str, given: Sequence[str]) -> dict[str, float]:
-    """name -> number, of options NAME=NUMBER."""
-    found = {}
-    for name, value in pairs(option, given).items():
+def number_of_each(option: str, given: Sequence[str], *, sign: str = "=") -> dict[str, float]:
+    """name -> number, of options NAME=NUMBER, or NAME>=NUMBER too where that is the sign: the last one, as names may have it."""
+    found: dict[str, float] = {}
+    for pair in given:
+        left, equals, value = pair.rpartition("=")
+        name = left.removesuffix(sign[:-1]).strip()
+        if not (name and equals and value.strip()):
+            raise click.BadParameter(f"{pair!r} should be NAME=VALUE", param_hint=option)
+        if name in found:
+            raise click.BadParameter(f"{name!r} is given twice", param_hint=option)
         try:
-            found[name.strip()] = float(value)
+            found[name] = float(value)
         except ValueError as error:
-            raise click.BadParameter(f"{value!r} is no number", param_hint=option) from error
+            raise click.BadParameter(f"{value.strip()!r} is no number", param_hint=option) from error
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def preview(
     _check_usage(budget, cheap_first)
     from previa.run import pipeline
     from previa.run.fit import fit
-    from previa.run.search_state import Aim
+    from previa.run.search_state import Aim, first_weightings
 
     found = study_at(study, out)
     if not (budget or cheap_first):
@@ -91,11 +92,15 @@ def preview(
             pipeline.preview(work, runs, workers=workers or 1, progress=progress)
         publish(found, out)
         return
-    limit = _budget(budget, stop_early) if budget else None
-    wish = preference_of([f"{task}={w}" for task, w in _weights(found, metric_weight).items()], floor, worst)
+    limit = _budget(budget, stop_early, len(found.tasks) + 1) if budget else None
+    wish = preference_of(metric_weight, floor, worst)
+    wish = replace(wish, weights={**found.metric_weights(), **wish.weights})
     wish.check(found.names())
+    _check_method(found, method)
     aim = Aim(goal or "best", wish, relative)
     with opened(found, study) as work, bars(quiet) as progress:
+        if limit is not None:
+            _check_room(limit, len(first_weightings(work)[0]))
         runs = fit(work, workers=workers or cores(), progress=progress)
         if limit is not None:
             from previa.run.search import search
@@ -127,21 +132,54 @@ def _check_usage(budget: str | None, cheap_first: bool) -> None:
         raise click.UsageError(
             "--goal, --engine and --stop-early are for --budget. --cheap-first looks for the best weighting."
         )
+    if given.get("goal") == "region" and given.get("stop_early"):
+        raise click.UsageError(
+            "--stop-early is for --goal best: it ends where no better weighting is expected. Search a region with the whole "
+            "budget."
+        )
 
 
-def _budget(text: str, stop_early: bool) -> Any:
-    """Evaluations, or minutes where there is a unit. Raises BadParameter, InputError."""
+def _check_method(study: Any, method: str | None) -> None:
+    """Raise StudyError unless the study has this preview."""
+    from previa.errors import StudyError
+
+    if method is not None and method not in study.previews():
+        raise StudyError(
+            f"--method: there is no preview {method!r}: the study has {', '.join(study.previews())}. Others are named by methods in "
+            "[preview]."
+        )
+
+
+def _check_room(budget: Any, least: int) -> None:
+    """Raise BadParameter for fewer evaluations than a search begins with."""
+    if budget.evaluations is not None and budget.evaluations < least:
+        raise click.BadParameter(
+            f"{budget.evaluations} evaluations are too few. The corners, uniform and size-proportional weights, which a "
+            f"recommendation is held against, are at least {least}. Give so many, or more.",
+            param_hint="--budget",
+        )
+
+
+def _budget(text: str, stop_early: bool, least: int) -> Any:
+    """Evaluations, or minutes where there is a unit. Raises BadParameter, for fewer evaluations than ``least`` too."""
     from previa.run.search_state import Budget
 
-    read = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|min|h)", text)
-    if read:
-        return Budget(minutes=float(read[1]) * UNITS[read[2]], stop_early=stop_early)
-    if not re.fullmatch(r"\d+", text):
+    read = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|min|h)?", text)
+    if not read or (not read[2] and "." in text):
         raise click.BadParameter(
             f"{text!r} should be a number of evaluations, as 20, or a time, as 90s, 15min or 2h",
             param_hint="--budget",
         )
-    return Budget(evaluations=int(text), stop_early=stop_early)
+    if float(read[1]) == 0:
+        raise click.BadParameter(
+            f"{text!r} leaves nothing to search with. Give a number of evaluations, as 20, or a time, as 15min.",
+            param_hint="--budget",
+        )
+    if read[2]:
+        return Budget(minutes=float(read[1]) * UNITS[read[2]], stop_early=stop_early)
+    budget = Budget(evaluations=int(read[1]), stop_early=stop_early)
+    _check_room(budget, least)
+    return budget
 
 
 def _engine(name: str) -> Any:
@@ -152,8 +190,3 @@ def _engine(name: str) -> Any:
     from previa.study.search import suggest
 
     return suggest
-
-
-def _weights(study: Any, given: tuple[str, ...]) -> dict[str, float]:
-    """The study's metric weights, and the options' in place of them."""
-    return {**study.metric_weights(), **preference_of(given).weights}
