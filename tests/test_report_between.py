@@ -142,6 +142,8 @@ def test_checks_true_runs_and_the_corrected_preview_are_told(opened, tmp_path):
 def test_a_report_of_this_kind_fits_a_phone(opened, tmp_path):
     page = opened(path=searched(tmp_path / "r.html")[0], width=390, scheme="dark")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.locator("input[name=between][value=sd]").check()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
 def test_the_region_of_a_search_is_a_share_of_all_weightings(opened, tmp_path):
