@@ -4,9 +4,7 @@ import math
 import os
 import re
 import textwrap
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from previa.errors import FileError, InputError, MissingExtraError
+from previa.show._fonts import no_font_warnings, readable
 from previa.show._methods import parted
 from previa.study.preference import Preference
 from previa.study.quality import ranking
@@ -146,10 +145,23 @@ def landscapes(
 
 
 def averaged(unit: str, preference: Preference = PLAIN) -> str:
-    """What the numbers of a picture are, for its axis."""
+    """What the numbers of a picture are, for its axis: "mean over tasks (accuracy)"."""
+    notes = [unit] * (unit != "score") + ["relative to its own expert"] * bool(preference.relative_to)
+    what = valued(preference)
+    if unit == "score":
+        what = "score of the worst task" if preference.worst else what.replace("mean", "mean score")
+    return what + (f" ({', '.join(notes)})" if notes else "")
+
+
+def valued(preference: Preference = PLAIN) -> str:
+    """What a weighting is judged by, in words: "mean over tasks"."""
     uneven = any(weight != 1 for weight in preference.weights.values())
-    what = "worst task" if preference.worst else f"{'weighted mean' if uneven else 'mean'} over tasks"
-    return f"{what} ({unit}{', relative to its own expert' if preference.relative_to else ''})"
+    return "worst task" if preference.worst else f"{'weighted mean' if uneven else 'mean'} over tasks"
+
+
+def measured_in(unit: str) -> str:
+    """What stands behind the word "score" in a caption: " (accuracy)", and nothing where the unit says no more."""
+    return "" if unit == "score" else f" ({unit})"
 
 
 def levels(scores: Array, *, steps: int = 20) -> Array:
@@ -223,10 +235,16 @@ def fit(text: Any, inches: float) -> None:
 
 def inches_wide(text: Any) -> float:
     """How wide a text of a figure is drawn."""
-    made = text.get_figure()
-    with _no_font_warnings():
-        wide: float = text.get_window_extent(made.canvas.get_renderer()).width / made.dpi
-    return wide
+    return inches(text)[0]
+
+
+def inches(thing: Any) -> tuple[float, float]:
+    """How wide and how high a text, or a legend, of a figure is drawn."""
+    made = thing.get_figure()
+    readable(thing)
+    with no_font_warnings():
+        box = thing.get_window_extent(made.canvas.get_renderer())
+    return box.width / made.dpi, box.height / made.dpi
 
 
 def tidy(axes: Any) -> None:
@@ -246,7 +264,8 @@ def save(made: Any, path: str | Path) -> None:
     Letters of an SVG are outlines, so that it looks alike everywhere; the same figure gives the same bytes. Raises FileError.
     """
     memory = BytesIO()
-    with _no_font_warnings():
+    readable(made)
+    with no_font_warnings():
         made.canvas.draw()
         if Path(path).suffix.lower() == ".svg":
             from matplotlib import rc_context
@@ -260,14 +279,6 @@ def save(made: Any, path: str | Path) -> None:
             few = pixels.quantize(256, dither=Image.Dither.NONE)
             few.save(memory, "PNG", optimize=True)  # a third of the size
     write(path, memory.getvalue())
-
-
-@contextmanager
-def _no_font_warnings() -> Iterator[None]:
-    """A letter that the font lacks is drawn as a box; the HTML report shows it with the reader's own fonts."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        yield
 
 
 def write(path: str | Path, content: bytes) -> None:

@@ -25,6 +25,7 @@ from previa.show._look import (
     heading,
     landscapes,
     levels,
+    measured_in,
     plain,
     save,
 )
@@ -40,6 +41,7 @@ GREYED = "#d8d4ca"  # weightings that miss a floor
 INKS = (INK, *LINES[1:4])  # of highlighted lines
 ABOVE, BELOW = 2.5, 1.35  # inches: scores, weights
 LOW, HIGH = 0.06, 0.86  # of a panel's height: names there stay off the numbers at the last axis
+NUMBERS = 0.17  # inches of a row of weights
 NAMED = 1.75  # inches for the names of highlighted lines
 
 
@@ -66,11 +68,12 @@ def parallel(
     named = _marked(land, {"pick": land.alphas[land.pick]} if marked is None else marked)
     low, high = np.nanmin(land.scores, axis=0), np.nanmax(land.scores, axis=0)
     words = (
-        f"A line is one of {int(np.isfinite(land.mean).sum())} weightings: above its score in every task ({unit}), each task on a scale of its own; below "
-        f"its weights.{' Grey: a floor is missed (▸).' if preference.floors else ''}"
+        f"A line is one of {int(np.isfinite(land.mean).sum())} weightings: above its score{measured_in(unit)} in every task, each task on a scale of its own; below "
+        f"its weights, in numbers those of the lines that are named.{' Grey: a floor is missed (▸).' if preference.floors else ''}"
     )
     width = max(7.4, 1.25 * T + 1.0 + NAMED + 1.15)
     foot = caption_height(title, words, width)
+    foot += NUMBERS * len(named)
     made = figure(width, 0.95 + ABOVE + 0.5 + BELOW + 0.55 + foot)
     height = made.get_figheight()
     wide = width - 0.75 - NAMED - 1.2
@@ -88,9 +91,8 @@ def parallel(
         _frame(axes, T)
     _names(upper, under, tasks, low, high)
     _floors(upper, preference, tasks, low, high)
-    _direct(
-        upper, [shares[row, -1] for row in named.values()], list(named), land.alphas[list(named.values())]
-    )
+    _direct(upper, [shares[row, -1] for row in named.values()], list(named))
+    _weights(under, list(named), land.alphas[list(named.values())])
     under.set_ylim(-0.03, max(0.35, float(np.nanmax(land.alphas))) * 1.03)
     under.set_ylabel("weight", fontsize=9, color=INK)
     under.tick_params(axis="y", labelsize=7.5, colors=MUTED, length=2)
@@ -156,21 +158,37 @@ def _floors(axes: Any, preference: Preference, tasks: tuple[str, ...], low: Arra
                       clip_on=False)  # fmt: skip
 
 
-def _direct(axes: Any, ends: list[float], names: list[str], alphas: Array) -> None:
-    """The names of highlighted lines beside their right ends, moved apart where they would touch; their weights below."""
+def _direct(axes: Any, ends: list[float], names: list[str]) -> None:
+    """The names of highlighted lines beside their right ends, moved apart where they would touch."""
     high = axes.get_position().height * axes.figure.get_figheight()
-    gap = 0.36 / high
+    gap = 0.22 / high
     order = np.argsort(ends)
     y = np.clip(np.array(ends)[order], LOW, HIGH)
     for i in range(1, len(y)):
         y[i] = max(y[i], y[i - 1] + gap)
     y -= max(0.0, float(y[-1]) - HIGH) if len(y) else 0.0
+    end = axes.get_xlim()[1] - 0.06
     for place, i in zip(y, order, strict=True):
-        ink = INKS[i % 4]
-        end = len(alphas[i]) - 1
-        name = axes.annotate(plain(names[i], width=24, lines=1), (end, place), (8, 1), textcoords="offset points", fontsize=9, color=ink,
-                             fontweight="bold", va="bottom", annotation_clip=False)  # fmt: skip
+        name = axes.annotate(plain(names[i], width=24, lines=1), (end, place), (8, 0), textcoords="offset points", fontsize=9,
+                             color=INKS[i % 4], fontweight="bold", va="center", annotation_clip=False)  # fmt: skip
         fit(name, NAMED - 0.1)
-        weights = axes.annotate(simplex.show(np.round(alphas[i], 2)), (end, place), (8, -1), textcoords="offset points", fontsize=7.5,
-                                color=MUTED, va="top", annotation_clip=False)  # fmt: skip
-        fit(weights, NAMED - 0.1)
+
+
+def _weights(axes: Any, names: list[str], alphas: Array) -> None:
+    """Under the axes of the weights, a row of numbers for each highlighted line: its weight of every task, its name behind."""
+    for row, (name, alpha) in enumerate(zip(names, alphas, strict=True)):
+        down = -72 * (0.1 + NUMBERS * row)
+        how = {
+            "textcoords": "offset points",
+            "va": "top",
+            "fontsize": 8,
+            "color": INKS[row % 4],
+            "annotation_clip": False,
+        }
+        for t, weight in enumerate(alpha):
+            axes.annotate(
+                f"{weight:.3g}", (t, 0), (0, down), xycoords=("data", "axes fraction"), ha="center", **how
+            )
+        text = axes.annotate(plain(name, width=24, lines=1), (len(alpha) - 1, 0), (22, down), xycoords=("data", "axes fraction"),
+                             ha="left", **how)  # fmt: skip
+        fit(text, NAMED - 0.3)

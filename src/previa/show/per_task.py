@@ -19,15 +19,19 @@ from previa.show._look import (
     label,
     landscapes,
     levels,
+    measured_in,
     plain,
     save,
     tidy,
 )
-from previa.show.ternary import Scale, filled, frame, mark, scale
+from previa.show.contours import dots, surface
+from previa.show.ternary import Scale, frame, mark, scale
 from previa.study.preference import Preference
 
 if TYPE_CHECKING:
     from previa.study.preview import Preview
+
+PAD = 0.03  # of a panel's range of scores, above and below
 
 
 def per_task(
@@ -53,7 +57,8 @@ def per_task(
         if len(tasks) == 3
         else "Each"
     )
-    caption = f"{drawn} column has its own scale ({unit}). {level(lands)}"
+    sparse = "; ".join(dots(lands)) if len(tasks) == 3 else ""
+    caption = f"{drawn} column has its own scale of scores{measured_in(unit)}{'; ' * bool(sparse)}{sparse}. {level(lands)}"
     foot = caption_height(title, caption, width)
     height = 1.41 + foot + cell_y * len(lands)
     made = figure(width, height)
@@ -67,7 +72,7 @@ def per_task(
             if len(tasks) == 3:
                 axes = made.add_axes((corner[0] / width, corner[1] / height, 1.62 / width, 1.4 / height),
                                      projection="ternary")  # fmt: skip
-                filled(axes, alphas, scores, colours)
+                surface(axes, alphas, scores, colours, truth=method == "joint", size=0.5)
                 frame(axes, tasks, ticks=False, size=6.5)
                 if land.pick is not None:
                     mark(axes, land.alphas[land.pick], "best" if method == "joint" else "pick", size=0.4)
@@ -75,7 +80,8 @@ def per_task(
                 axes = made.add_axes((corner[0] / width, corner[1] / height, 1.62 / width, 1.4 / height))
                 axes.plot(alphas[:, t], scores, "o" if len(tasks) > 2 or method == "joint" else "-", markersize=2.5,
                           alpha=0.6 if len(tasks) > 2 else 1, color=INK if method == "joint" else LINES[0])  # fmt: skip
-                axes.set(xlim=(-0.03, 1.03), ylim=(shared[0], shared[-1]))
+                pad = PAD * (shared[-1] - shared[0])  # a dot on the highest level is a whole dot
+                axes.set(xlim=(-0.03, 1.03), ylim=(shared[0] - pad, shared[-1] + pad))
                 tidy(axes)
                 axes.tick_params(labelsize=7, labelbottom=row == len(lands) - 1)
                 if row == len(lands) - 1:

@@ -20,9 +20,11 @@ from previa.show._look import (
     figure,
     heading,
     landscapes,
+    measured_in,
     plain,
     save,
     tidy,
+    valued,
 )
 from previa.show._veil import WORDS, Mask, spans
 from previa.study import simplex
@@ -67,14 +69,8 @@ def what_if(
         )
     found = [_along(land, good, start, t) for t in range(T)]
     missed = [preference.shortfall(scores, tasks) > 0 for _, scores in found]
-    how = (
-        "measured" if T == 2 else "by a Gaussian process of the measured weightings around; dots are measured"
-    )
-    words = (
-        f"From {simplex.show(np.round(start, 3))}, the upright line, one task's weight moves and the others keep their proportions. Each task's score "
-        f"({unit}), thick that of the moved task, and the {averaged(unit, preference).split(' (')[0]} (dotted): {how}. "
-        f"{WORDS if any(one.any() for one in missed) else ''}".rstrip()
-    )
+    words = _words(start, unit, preference)
+    words += f" {WORDS}" if any(one.any() for one in missed) else ""
     columns = T if T < 4 else 2 if T == 4 else 3 if T < 7 else 4
     rows = -(-T // columns)
     width = 0.65 + (PANEL[0] + 0.28) * columns + 0.15
@@ -98,6 +94,22 @@ def what_if(
     _legend(made, tasks, averaged(unit, preference), max(2, columns), caption_height(title, words, width))
     heading(made, title, "What if one task got more weight, or less?", words)
     save(made, path)
+
+
+def _words(start: Array, unit: str, preference: Preference) -> str:
+    """The caption: what moves, which line is whose score, and what was measured."""
+    two = len(start) == 2
+    rest = "the other takes the rest" if two else "the others keep their proportions"
+    how = (
+        "Every line joins measured scores."
+        if two
+        else "Dots are measured; between them a Gaussian process of the measured weightings around has the lines."
+    )
+    return (
+        f"From {simplex.show(np.round(start, 3))}, the upright line, one task's weight moves and {rest}. The thick line is the "
+        f"score{measured_in(unit)} of the task whose weight moves, thin lines are those of the {'other' if two else 'others'}, "
+        f"the dotted line is the {valued(preference)}. {how}"
+    )
 
 
 def way(start: Array, t: int, w: Array) -> Array:
