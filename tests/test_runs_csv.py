@@ -78,3 +78,15 @@ def test_weights_that_are_none_are_called_by_line_and_columns(tmp_path):
         read_runs(table(tmp_path, "name\xe9\n", "latin-1"), TASKS)
     with pytest.raises(FileError, match="cannot be written"):
         write_template(tmp_path / "no" / "runs.csv", TASKS, [[0.5, 0.5]], [""])
+
+
+def test_weights_as_people_type_them_are_made_to_sum_to_one(tmp_path):
+    header = "alpha_a,alpha_b,alpha_c,score_a,score_b,score_c\n"
+    rows = "0.333,0.333,0.333,1,1,1\n0.5,0.25,0.255,1,1,1\n0.4,0.35,0.25,1,1,1\n"
+    found = [run.alpha for run in read_runs(table(tmp_path, header + rows), ("a", "b", "c")).runs]
+    assert found[0] == pytest.approx((1 / 3,) * 3, abs=1e-12)
+    assert sum(found[1]) == pytest.approx(1, abs=1e-12)
+    assert found[2] == (0.4, 0.35, 0.25)  # as it stands
+    for wrong in ("0.33,0.33,0.33", "0.5,0.506,0", "-0.003,0.5,0.5"):
+        with pytest.raises(AlphaError, match="line 2: weights should"):
+            read_runs(table(tmp_path, header + wrong + ",1,1,1\n"), ("a", "b", "c"))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from previa.cli import main
+from previa.cli.validate import _table
 from previa.errors import InputError, StoreError, StudyError
 from previa.run.anchors import anchors_of
 from previa.run.fit import fit
@@ -31,7 +32,7 @@ from previa.study.preview import Preview
 from previa.study.quality import pairwise_accuracy, spearman
 from previa.study.recommend import recommend
 from previa.study.runs_csv import GivenRun, GivenRuns, read_runs
-from previa.study.simplex import find, grid, same, uniform
+from previa.study.simplex import find, grid, same, show, uniform
 from previa.study.store import Store
 from previa.study.validation import previewed_at, proposals, validated
 from tiny_folders import classifier, labelled, write_lines
@@ -262,13 +263,57 @@ def test_earlier_runs_come_with_their_scores_and_with_their_checkpoints_together
         assert [run.interpolated for run in found.runs if run.alpha != at.alpha] == [True]
 
 
-def test_scores_in_percent_are_refused(folder):
+@pytest.mark.parametrize("wrong", [61.2, 1.4, -5.0])
+def test_scores_outside_0_and_1_are_refused_where_all_previews_are_inside(folder, wrong):
     with opened(tiny(folder)) as work:
         preview(work, fit(work))
-        run = GivenRun((0.5, 0.5, 0.0), {"a": 0.5, "b": 61.2, "c": 0.7}, "", 4)
-        with pytest.raises(InputError, match=r"line 4, column 'score_b': found 61.2.*percent"):
+        run = GivenRun((0.5, 0.5, 0.0), {"a": 0.0, "b": wrong, "c": 1.0}, "", 4)
+        with pytest.raises(
+            InputError, match=rf"line 4, column 'score_b': found {wrong:g}, .* 0 to 1 was expected"
+        ) as e:
             ingest(work, GivenRuns((run,)))
+        assert ("percent" in str(e.value)) == (wrong > 1)
         assert GIVEN not in work.store.methods()
+
+
+@pytest.mark.parametrize(
+    ("low", "width", "taken", "refused"),
+    [
+        (-0.64, 0.08, (-0.6, -0.35, -0.87), (55.0, 1.4, -0.3, -5.0)),  # log-likelihoods
+        (-0.64, 0.0, (-0.6, -0.46, -0.8), (55.0, 1.4, -5.0)),  # a task that the weights hardly move
+        (28.0, 4.0, (20.0, 40.0), (0.31, 60.0)),  # BLEU beside a share
+    ],
+)
+def test_scores_far_from_the_previewed_range_are_refused(folder, low, width, taken, refused):
+    with opened(tiny(folder, ("simple",))) as work:
+        for x, alpha in zip(np.linspace(0, 1, len(GRID)), GRID, strict=True):
+            work.store.record("simple", alpha, dict.fromkeys(TASKS, low + width * x), seconds=0.0)
+        inside = dict.fromkeys(TASKS, low)
+        for score in refused:
+            rows = (
+                GivenRun((0.5, 0.5, 0), inside, "", 2),
+                GivenRun((0, 0.5, 0.5), inside | {"c": score}, "", 3),
+            )
+            with pytest.raises(InputError, match=r"line 3, column 'score_c'.*previews of this task are from"):
+                ingest(work, GivenRuns(rows))
+            assert GIVEN not in work.store.methods()
+        ingest(
+            work,
+            GivenRuns(tuple(GivenRun(tuple(GRID[i]), inside | {"c": s}, "", i) for i, s in enumerate(taken))),
+        )
+        assert len(work.store.preview(GIVEN)) == len(taken)
+
+
+def test_of_many_true_runs_the_ten_best_and_the_new_ones_are_printed(capsys):
+    runs = validated(hill(GRID), hill(GRID, low=0.1))
+    _table(TASKS, runs, [runs.runs[3].alpha, runs.runs[40].alpha])
+    lines = capsys.readouterr().out.splitlines()
+    shown = [show(run.alpha) for run in (*runs.runs[:10], runs.runs[40])]
+    assert [line[: line.index(")") + 1] for line in lines[1:12]] == shown
+    assert lines[12] == f"... and {len(GRID) - 11} more"
+    assert lines[13].startswith("preview - truth")
+    _table(TASKS, validated(hill(GRID), hill(GRID[:9])), [])
+    assert "more" not in capsys.readouterr().out
 
 
 def test_corners_are_exact_for_families_by_the_joint_recipe_only(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from previa.cli._options import (
 )
 from previa.cli.study import publish
 from previa.terminal import bars, paragraph
+
+MOST = 10  # true runs that are printed, those proposed in this call beside them
 
 
 @click.command(short_help="Hold the preview against a few true runs.")
@@ -87,6 +90,7 @@ def validate(
     wish.check(found.names())
     shown = {"method": method, "preference": wish, "relative": relative}
     with opened(found, study) as work:
+        room.followed(work, method)  # without a preview nothing tells what scale a table should be on
         for sentence in room.ingest(work, given) if given is not None and not dry_run else ():
             paragraph(f"Note: {sentence}")
         if relative:
@@ -108,7 +112,7 @@ def validate(
             room.train_runs(work, plan, workers=count, progress=progress)
         validation, better = room.report(work, plan, preference=wish)
     click.echo()
-    _table(found.names(), validation)
+    _table(found.names(), validation, [one.alpha for one in plan.proposed])
     paragraph(validation.sentence)
     if better is not None:
         paragraph(_corrected(better))
@@ -151,15 +155,20 @@ def _template(work: Any, plan: Any, template: Path) -> None:
     )
 
 
-def _table(tasks: tuple[str, ...], validation: Any) -> None:
-    """Every true run, the best first: its value, the preview's, and the true scores of the tasks."""
-    from previa.study.simplex import show
+def _table(tasks: tuple[str, ...], validation: Any, new: Sequence[Sequence[float]]) -> None:
+    """The true runs, the best first, of many the MOST best and the new ones: value, the preview's, true scores of the tasks."""
+    from previa.study.simplex import same, show
 
-    width = max(len("weights"), *(len(show(run.alpha)) for run in validation.runs))
+    runs = [
+        run
+        for i, run in enumerate(validation.runs)
+        if i < MOST or any(same(run.alpha, alpha) for alpha in new)
+    ]
+    width = max(len("weights"), *(len(show(run.alpha)) for run in runs))
     columns = ["truth", "preview", "off", *tasks]
     wide = [max(7, len(name)) for name in columns]
     click.echo(f"{'weights':<{width}}" + "".join(f"  {n:>{w}}" for n, w in zip(columns, wide, strict=True)))
-    for run in validation.runs:
+    for run in runs:
         cells = [
             f"{run.value:.3f}",
             f"{run.previewed:.3f}{'*' if run.interpolated else ''}",
@@ -169,13 +178,15 @@ def _table(tasks: tuple[str, ...], validation: Any) -> None:
         click.echo(
             f"{show(run.alpha):<{width}}" + "".join(f"  {c:>{w}}" for c, w in zip(cells, wide, strict=True))
         )
+    if left := len(validation.runs) - len(runs):
+        click.echo(f"... and {left} more")
     offsets = [f"{validation.offset:+.3f}", *(f"{validation.task_offsets[task]:+.3f}" for task in tasks)]
     blank = f"  {'':>{wide[0]}}  {'':>{wide[1]}}"
     click.echo(
         f"{'preview - truth':<{width}}{blank}"
         + "".join(f"  {c:>{w}}" for c, w in zip(offsets, wide[2:], strict=True))
     )
-    if any(run.interpolated for run in validation.runs):
+    if any(run.interpolated for run in runs):
         click.echo("* not previewed there: interpolated from the weightings around it.")
     click.echo()
 

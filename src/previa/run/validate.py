@@ -15,6 +15,7 @@ from previa.run.joint import truth
 from previa.run.sweep import Progress
 from previa.run.work import Work, adamw_recipe, ivon_recipe, joint_recipe
 from previa.study.correct import Corrected, corrected
+from previa.study.floors import candidates
 from previa.study.preference import Preference
 from previa.study.preview import Preview
 from previa.study.runs_csv import GivenRuns
@@ -23,7 +24,8 @@ from previa.study.simplex import key, show
 from previa.study.truth import GIVEN, JOINT, true_runs
 from previa.study.validation import Proposal, Validation, proposals, validated
 
-PERCENT = 1.5  # a score above this beside previews in [0, 1] is on another scale
+FAR = 3.0  # widths of the previewed range: a score farther from it is on another scale
+NARROW = 0.1  # of the largest previewed score: no range counts as narrower, since a preview may hardly move
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def train_runs(work: Work, plan: Plan, *, workers: int = 1, progress: Progress |
 def ingest(work: Work, given: GivenRuns) -> tuple[str, ...]:
     """Keep the scores of a table under GIVEN, each in place of one at the same weighting; sentences on what is not used.
 
-    Raises InputError where scores look like percent and previews are shares.
+    Raises InputError where a score is on another scale than the task's previews; nothing is kept then.
     """
     _same_scale(work, given)
     here = work.store.preview(JOINT) if JOINT in work.store.methods() else None
@@ -190,21 +192,28 @@ def _same_scale(work: Work, given: GivenRuns) -> None:
     preview = work.store.preview(name)
     for t, task in enumerate(preview.tasks):
         shown: NDArray[np.float64] = preview.scores[preview.ok, t]
-        if not len(shown) or shown.min() < 0 or shown.max() > 1:
+        if not len(shown):
             continue
+        low, high = float(shown.min()), float(shown.max())
+        if low >= 0 and high <= 1:
+            least, most = 0.0, 1.0
+        else:
+            width = FAR * max(high - low, NARROW * max(abs(low), abs(high)))
+            least, most = low - width, high + width
         for run in given.runs:
-            if run.scores[task] > PERCENT:
+            if not least <= run.scores[task] <= most:
+                percent = " Is it in percent?" if most == 1 < run.scores[task] <= 100 else ""
                 raise InputError(
                     f"line {run.line}, column 'score_{task}': found {run.scores[task]:g}, but previews of this task are from "
-                    f"{shown.min():.3g} to {shown.max():.3g}. Is it in percent? Give scores on the study's own scale."
+                    f"{low:.3g} to {high:.3g}, and a true score from {least:.3g} to {most:.3g} was expected.{percent} Give scores "
+                    "on the study's own scale, as it scores this task's test data; nothing of the table was kept."
                 )
 
 
 def _facts(better: Corrected, wish: Preference) -> dict[str, object]:
     """The rule, its errors, and where the corrected map has its best."""
     seen = better.preview.rows(better.preview.ok)
-    short = wish.shortfall(seen.scores, seen.tasks)
-    rows = np.flatnonzero(short == short.min())
+    rows = np.flatnonzero(candidates(seen, wish))
     best = int(rows[np.argmax(wish.value(seen.scores[rows], seen.tasks))])
     left = better.left_out_rms
     return {

@@ -19,6 +19,7 @@ from previa.errors import AlphaError, FileError, InputError
 from previa.study import simplex
 
 Array = NDArray[np.float64]
+TYPED = 0.005  # weights as people type them, 0.333 each, sum to 1 within this
 ALPHA, SCORE, ROWS, NAME = "alpha_", "score_", "rows_", "name"
 
 
@@ -41,7 +42,7 @@ class GivenRuns:
 
 
 def read_runs(path: str | Path, tasks: Sequence[str]) -> GivenRuns:
-    """The true scores in a CSV file of these tasks.
+    """The true scores in a CSV file of these tasks; weights that sum to 1 within TYPED are divided by their sum.
 
     Raises FileError where it cannot be read; InputError or AlphaError naming line and column for columns that are missing,
     unknown or there twice, weights that are no weights or stand in two lines, a score that is missing beside others or no
@@ -154,6 +155,9 @@ def _header(path: Path, found: list[str], tasks: Sequence[str]) -> dict[str, int
 
 def _alpha(path: Path, line: int, row: Mapping[str, str], tasks: Sequence[str]) -> tuple[float, ...]:
     weights = [_number(path, line, ALPHA + task, row[ALPHA + task]) for task in tasks]
+    total = sum(weights)
+    if simplex.SUM_SLACK < abs(total - 1) <= TYPED + simplex.SUM_SLACK:
+        weights = [weight / total for weight in weights]
     try:
         return tuple(simplex.check_alphas(weights, len(tasks), where=f"{path}, line {line}").tolist())
     except AlphaError as error:
