@@ -131,7 +131,7 @@ def test_a_floor_dims_what_misses_it_and_hides_nothing(opened):
 def test_a_run_speaks_for_a_pick_only_if_it_is_near(opened):
     whole = made_up(TASKS[3], steps=10)
     fine = made_up(TASKS[3], steps=20)
-    runs = fine.rows([fine.index(a) for a in ([0.1, 0.1, 0.8], [0.95, 0.05, 0])])
+    runs = fine.rows([fine.index(a) for a in ([0.1, 0.1, 0.8], [0.9, 0.05, 0.05])])
     page = opened(TASKS[3], runs, {"mine": whole}, bare=True, hash="#w=0,0,1")
     assert picked(page)[0] == [0, 0, 1]  # 0.2 from the nearest run
     text = page.locator("#live").inner_text()
@@ -140,8 +140,8 @@ def test_a_run_speaks_for_a_pick_only_if_it_is_near(opened):
     assert "the best of the truth has" in text
     set_slider(page, "[data-weight='0']", 1)
     set_slider(page, "[data-weight='2']", 0)
-    assert picked(page)[0] == [1, 0, 0]
-    assert "this is the nearest run, 0.95 / 0.05 / 0.00" in page.locator("#live").inner_text()
+    assert picked(page)[0] == [0.9, 0, 0.1]
+    assert "this is the nearest run, 0.90 / 0.05 / 0.05" in page.locator("#live").inner_text()
     assert "regret 0.000" in page.locator("#live").inner_text()
 
 
