@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from PIL import Image
 
 from previa.errors import FileError, InputError, MissingExtraError
 from previa.show import contours, histograms, per_task
+from previa.show._fonts import fallbacks, readable
 from previa.show._level import level
-from previa.show._look import MAP, Landscape, averaged, figure, landscapes, levels, plain
+from previa.show._look import MAP, Landscape, averaged, figure, landscapes, levels, plain, save
 from previa.show._scale import graded
 from previa.show.ternary import filled, scale
 from previa.study.preference import Preference
@@ -263,3 +265,141 @@ def test_the_caption_of_each_tasks_scores_lies_below_all_numbers(T, title, tmp_p
     ]
     assert numbers
     assert caption.y1 < min(box.y0 for box in numbers)
+
+
+@pytest.fixture
+def made(monkeypatch, tmp_path):
+    """made(draw, *args, **options) -> the figure, before it is a file."""
+    caught = []
+
+    def draw(picture, *args, **options):
+        monkeypatch.setitem(picture.__globals__, "save", lambda drawn, path: caught.append(drawn))
+        picture(*args, tmp_path / "a.png", **options)
+        caught[-1].canvas.draw()
+        return caught.pop()
+
+    return draw
+
+
+def words(drawn):
+    """The caption, in one line."""
+    return drawn.texts[-1].get_text().replace("\n", " ")
+
+
+@pytest.mark.parametrize("T", [4, 5])
+@pytest.mark.parametrize("methods", [3, 8])
+def test_legend_and_caption_of_many_tasks_have_rooms_of_their_own(T, methods, made):
+    truth = made_up("abcdefgh"[:T], steps=3)
+    long = {f"a method of the study with a name of {i} and more words": truth for i in range(methods)}
+    drawn = made(
+        contours, truth, long, title="a study whose name is so long that it stands before the caption"
+    )
+    key, caption = drawn.legends[0].get_window_extent(), drawn.texts[-1].get_window_extent()
+    assert caption.y1 < key.y0
+    assert key.y1 < min(axes.xaxis.label.get_window_extent().y0 for axes in drawn.axes)
+    assert key.x1 < drawn.bbox.x1
+    assert caption.y0 > 0
+
+
+def test_a_long_caption_of_a_triangle_lies_below_its_corners(made):
+    title = "a study whose name is so long that it stands before the caption, on lines of its own"
+    drawn = made(contours, None, {"simple": made_up(TASKS[3], steps=5)}, title=title)
+    corners = [t.get_window_extent().y0 for axes in drawn.axes if axes.name == "ternary" for t in axes.texts]
+    assert len(drawn.texts[-1].get_text().splitlines()) > 4
+    assert drawn.texts[-1].get_window_extent().y1 < min(corners)
+
+
+def test_a_dot_of_the_best_score_is_a_whole_dot(made):
+    one = made_up(TASKS[4], steps=5)
+    one = replace(one, scores=np.round(one.scores, 1))  # the best is on the highest level
+    drawn = made(per_task, None, {"simple": one})
+    for axes in drawn.axes:
+        x, y = axes.lines[0].get_data()
+        y = axes.transData.transform(np.column_stack([x, y]))[:, 1]
+        radius = axes.lines[0].get_markersize() / 2 * drawn.dpi / 72
+        assert y.max() + radius < axes.bbox.y1
+        assert y.min() - radius > axes.bbox.y0
+
+
+def dotted(axes):
+    """How many weightings of a map have a small dot."""
+    from matplotlib.collections import PathCollection
+
+    marks = [c for c in axes.collections if isinstance(c, PathCollection)]
+    return sum(len(c.get_offsets()) for c in marks if 4 < c.get_sizes()[0] < 12)
+
+
+@pytest.mark.parametrize("draw", [contours, per_task])
+def test_a_map_of_few_weightings_shows_which_were_scored_and_says_so(draw, made):
+    few, many = made_up(TASKS[3], steps=5, failed=[3]), made_up(TASKS[3], steps=8)
+    drawn = made(draw, None, {"simple": few, "mixture": many})
+    maps = [axes for axes in drawn.axes if axes.name == "ternary"]
+    assert {dotted(axes) for axes in maps} == {20, 0}
+    assert "dots: weightings that were scored; between them it is interpolated" in words(drawn)
+    assert "dots" not in words(made(draw, None, {"mixture": many}))
+
+
+@pytest.mark.parametrize("draw", [contours, per_task])
+def test_a_truth_of_few_runs_is_its_points_alone(draw, made):
+    truth, simple = made_up(TASKS[3], steps=2), made_up(TASKS[3], steps=8)
+    drawn = made(draw, truth, {"simple": simple})
+    first = drawn.axes[0]
+    assert not any(getattr(c, "filled", False) for c in first.collections)
+    pixels = np.asarray(drawn.canvas.buffer_rgba())
+    x, y = (first.transProjection + first.transData).transform([[0.4, 0.3, 0.3]]).round().astype(int)[0]
+    assert pixels[len(pixels) - 1 - y, x, :3].min() == 255
+    assert "the truth: its runs alone" in words(drawn)
+    assert "its runs alone" not in words(made(draw, made_up(TASKS[3], steps=8), {"simple": simple}))
+
+
+def test_the_caption_says_where_bands_of_colour_are_uneven(made):
+    one = made_up(TASKS[3], steps=10)
+    flat, even = (
+        np.append(np.linspace(0.3, 0.85, 20), np.linspace(0.85, 0.919, 46)),
+        np.linspace(0.3, 0.7, 66),
+    )
+    plateau, slope = (replace(one, scores=np.repeat(mean[:, None], 3, axis=1)) for mean in (flat, even))
+    assert "Colour bands are narrower near the best." in words(made(contours, plateau, {}))
+    assert "narrower" not in words(made(contours, slope, {}))
+
+
+@pytest.mark.parametrize("T", [2, 3, 4])
+@pytest.mark.parametrize("draw", PICTURES)
+def test_a_unit_that_says_no_more_than_score_is_not_repeated(draw, T, made):
+    from matplotlib.text import Text
+
+    truth, previews = study(TASKS[T], steps=4, truth_steps=4)
+    plain_unit = [text.get_text() for text in made(draw, truth, previews).findobj(Text)]
+    assert not [text for text in plain_unit if "(score" in text]
+    named = [text.get_text() for text in made(draw, truth, previews, unit="accuracy").findobj(Text)]
+    assert any("(accuracy" in text for text in named)
+
+
+def test_words_for_what_is_judged():
+    assert averaged("score") == "mean score over tasks"
+    assert averaged("score", Preference(worst=True)) == "score of the worst task"
+    assert (
+        averaged("BLEU", Preference(relative_to={"a": 1.0}))
+        == "mean over tasks (BLEU, relative to its own expert)"
+    )
+
+
+RARE = "\u2910"  # an arrow: not in matplotlib's own font, but in the STIX fonts that come with it
+NOWHERE = "\U000ff123"  # for private use: in no font
+
+
+def test_a_letter_that_the_font_lacks_is_taken_from_another_font(tmp_path):
+    assert fallbacks("é★…−") == ()
+    assert fallbacks(RARE)
+    made = figure(2, 1)
+    text = made.text(0.1, 0.5, f"task {RARE}")
+    readable(made)
+    made.canvas.draw()  # a missing letter is a warning, and warnings are errors here
+    assert text.get_family()[0] == "DejaVu Sans"
+    made.text(0.1, 0.1, NOWHERE)
+    save(made, tmp_path / "a.png")  # a box, without a word
+
+
+def test_a_letter_that_no_font_has_stays_as_it_is():
+    assert fallbacks(NOWHERE) == ()
+    assert fallbacks(RARE + NOWHERE) == fallbacks(RARE)

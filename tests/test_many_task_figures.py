@@ -196,3 +196,54 @@ def test_a_few_failed_weightings_are_drawn_around(tmp_path):
     for draw, T in ((searched, 3), (parallel, 3), (slices, 4), (from_uniform, 3)):
         draw(preview(T, failed=[0, 6]), tmp_path / f"{draw.__name__}.png")
     assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.fixture
+def caught(monkeypatch, tmp_path):
+    """caught(draw, *args, **options) -> the figure, before it is a file."""
+    found = []
+
+    def draw(picture, *args, **options):
+        monkeypatch.setitem(picture.__globals__, "save", lambda made, path: found.append(made))
+        picture(*args, tmp_path / "a.png", **options)
+        found[-1].canvas.draw()
+        return found.pop()
+
+    return draw
+
+
+def test_named_lines_have_words_at_their_ends_and_numbers_under_their_axes(caught):
+    one = made_up("abcdefgh", steps=3)
+    marked = {"pick": one.alphas[40], "knee": one.alphas[41], "uniform": one.alphas[40]}
+    made = caught(parallel, one, marked=marked)
+    under, upper = made.axes[:2]
+    names = {"pick and uniform", "knee"}
+    assert names <= {text.get_text() for text in upper.texts}
+    assert not [text for text in upper.texts if text.get_text().startswith("(")]
+    for row, name in ((40, "pick and uniform"), (41, "knee")):
+        height = next(t for t in under.texts if t.get_text() == name).get_window_extent().y1
+        numbers = {
+            text.xy[0]: float(text.get_text())
+            for text in under.texts
+            if text.get_text() not in names and abs(text.get_window_extent().y1 - height) < 4
+        }
+        np.testing.assert_allclose([numbers[t] for t in range(8)], one.alphas[row], atol=5e-4)
+    boxes = [text.get_window_extent() for text in under.texts]
+    assert made.texts[-1].get_window_extent().y1 < min(box.y0 for box in boxes)
+    assert max(box.y1 for box in boxes) < under.bbox.y0
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+@pytest.mark.parametrize("T", [2, 3])
+def test_the_caption_of_ways_is_sentences(T, caught):
+    words = (
+        caught(what_if, made_up("abc"[:T], steps=6), np.full(T, 1 / T))
+        .texts[-1]
+        .get_text()
+        .replace("\n", " ")
+    )
+    assert "(score)" not in words
+    assert "measured." not in words.replace("Dots are measured", "")
+    assert all(part.strip()[0].isupper() for part in words.rstrip(".").split(". "))
+    assert ("joins measured scores" in words) == (T == 2)
+    assert ("Gaussian process" in words) == (T > 2)

@@ -107,8 +107,8 @@ def _words(start: Array, unit: str, preference: Preference) -> str:
     )
     return (
         f"From {simplex.show(np.round(start, 3))}, the upright line, one task's weight moves and {rest}. The thick line is the "
-        f"score{measured_in(unit)} of the task whose weight moves, thin lines are those of the {'other' if two else 'others'}, "
-        f"the dotted line is the {valued(preference)}. {how}"
+        f"score{measured_in(unit)} of the task whose weight moves, {'the thin one that of the other' if two else 'thin ones are those of the others'}, "
+        f"the dotted one is the {valued(preference)}. {how}"
     )
 
 
