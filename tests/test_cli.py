@@ -127,8 +127,9 @@ def test_run_writes_everything_and_says_what_to_open(finished):
     for method in METHODS:
         assert re.search(rf"^{method} +\d\.\d\d\d ", said, re.MULTILINE)
         assert f"preview, {method}: {WEIGHTINGS} of {WEIGHTINGS}" in (finished / "said.err").read_text()
-    assert "Use the merged model at a = " in said  # the tiny study picks a corner: the task's own run
-    assert "Verdict: " in said
+    assert (
+        "Verdict: Train at the pick" in said
+    )  # the tiny study picks a corner: the joint run is the task's own
     assert max(len(line) for line in said.split("\n\n")[1].splitlines()) <= 80
 
 
@@ -166,9 +167,9 @@ def test_recommend_takes_a_study_its_folder_or_its_store(finished, capsys):
     assert len(sentences) == 1
     said = (
         sentences.pop()
-    )  # the tiny study picks a corner, where the merged model is the task's own run: nothing to train
-    assert "\nUse the merged model at a = " in said
-    assert "Verdict: Ship the merged model as it is" in said
+    )  # the tiny study picks a corner, where the joint run is the task's own: no merged model to ship
+    assert said.startswith("Verdict: Train at the pick: its gain over uniform weights is more than noise.")
+    assert "\nUse a = " in said
     assert main(["recommend", str(finished / "out"), "--json", "--method", "simple"]) == 0
     assert sum(json.loads(capsys.readouterr().out)["alpha"]) == pytest.approx(1)
 
