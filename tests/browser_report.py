@@ -44,7 +44,9 @@ def opened(browser, tmp_path):
 
     def open_report(*arguments, width=1280, scheme="light", path=None, hash="", **more):
         path = path or written(tmp_path / "report.html", *arguments, **more)
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
+        )  # so that nothing is still scrolling when the next key is pressed
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: complaints.append(f"console {message.type}: {message.text}"))
