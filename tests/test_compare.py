@@ -288,7 +288,9 @@ def test_under_a_preference_the_best_and_the_picks_keep_the_floors_as_each_sees_
     assert q.truth.best_alpha == pytest.approx((0.5, 0.5))
     assert q.methods["m"].pick == pytest.approx((0.4, 0.6))  # .55 as previewed, .4 in truth
     assert q.methods["m"].shortfall_at_pick == pytest.approx(0.1)
-    assert q.methods["m"].regret_at_1 == pytest.approx(0.1)  # what is missed counts, though the mean is higher there
+    assert q.methods["m"].regret_at_1 == pytest.approx(
+        0.1
+    )  # what is missed counts, though the mean is higher there
     low = judged(
         truth, preview(np.column_stack([x - 0.15, 1.4 * (1 - x)])), preference=Preference(floors={"a": 0.5})
     )
