@@ -198,20 +198,6 @@ def test_a_few_failed_weightings_are_drawn_around(tmp_path):
     assert len(list(tmp_path.iterdir())) == 4
 
 
-@pytest.fixture
-def caught(monkeypatch, tmp_path):
-    """caught(draw, *args, **options) -> the figure, before it is a file."""
-    found = []
-
-    def draw(picture, *args, **options):
-        monkeypatch.setitem(picture.__globals__, "save", lambda made, path: found.append(made))
-        picture(*args, tmp_path / "a.png", **options)
-        found[-1].canvas.draw()
-        return found.pop()
-
-    return draw
-
-
 def test_named_lines_have_words_at_their_ends_and_numbers_under_their_axes(caught):
     one = made_up("abcdefgh", steps=3)
     marked = {"pick": one.alphas[40], "knee": one.alphas[41], "uniform": one.alphas[40]}

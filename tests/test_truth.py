@@ -35,12 +35,12 @@ def given(store, alpha=(0.5, 0.25, 0.25)):
 
 def test_nothing_true_is_none(store):
     assert true_runs(store) is None
-    assert judged_by(store) == (None, None)
+    assert judged_by(store, true_runs(store)) == (None, None)
 
 
 def test_what_was_brought_is_the_truth_where_nothing_was_trained(store):
     given(store)
-    truth, said = judged_by(store)
+    truth, said = judged_by(store, true_runs(store))
     assert (len(truth), truth.items, said) == (1, (None,) * 3, None)
 
 
@@ -55,7 +55,7 @@ def test_a_run_that_was_trained_here_counts_before_one_that_was_brought(store):
 def test_a_few_numbers_do_not_take_the_noise_of_trained_runs_away(store):
     joint(store, 4)
     given(store)
-    truth, said = judged_by(store)
+    truth, said = judged_by(store, true_runs(store))
     assert len(truth) == 4
     assert all(items is not None for items in truth.items)
     assert said.startswith(
@@ -70,5 +70,5 @@ def test_a_few_numbers_do_not_take_the_noise_of_trained_runs_away(store):
 def test_with_two_trained_runs_the_numbers_count(store):
     joint(store, 2)
     given(store)
-    truth, said = judged_by(store)
+    truth, said = judged_by(store, true_runs(store))
     assert (len(truth), said) == (3, None)

@@ -131,6 +131,7 @@ def in_blocks(method: PreviewMethod, rows: NDArray[np.float64], size: int) -> Pr
     kept: dict[int, Modes] = {}
 
     def merge(alphas: Tensor) -> Modes:
+        """The modes at alphas [n, T], each a row of the block that it belongs to."""
         params, stats = [], []
         for alpha in alphas.numpy():
             at = find(rows, alpha)

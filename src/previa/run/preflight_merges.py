@@ -151,6 +151,10 @@ class _Losses:
 
 
 def losses_of(work: Work, have: There, progress: Progress | None) -> _Losses | None:
+    """Measure `_Losses` by forward passes on ``loss_examples`` training examples a task; None for fewer than two experts.
+
+    NaN where a model could not be scored.
+    """
     names = list(have.means)
     if len(names) < 2:
         return None

@@ -85,7 +85,8 @@ class Results:
         previews = {name: store.preview(name) for name in names}
         scored = {name: preview for name, preview in previews.items() if preview.ok.any()}
         chosen = _chosen(store, names, scored, method)
-        truth, left_out = judged_by(store)
+        every = true_runs(store)
+        truth, left_out = judged_by(store, every)
         asked = preference or Preference()
         w = {**(store.get("metric_weights") or {}), **asked.weights}
         experts = experts_of(previews[chosen]) if relative else asked.relative_to
@@ -111,7 +112,7 @@ class Results:
         sharper = sharpened(store, previews, truth, comparison, w)
         return cls(
             truth, previews, chosen, wish, comparison, fronts, recommendation, between,
-            _disagreement({chosen: scored[chosen], **others}, wish), _corrected(store, scored, true_runs(store)),
+            _disagreement({chosen: scored[chosen], **others}, wish), _corrected(store, scored, every),
             summary(
                 store, chosen, previews, truth, wish, comparison, fronts, recommendation, sharper,
                 notes=[left_out] if left_out else [],

@@ -28,7 +28,7 @@ def stamp(path: Path) -> str:
     for ending in FILES:
         try:
             seen = path.with_name(path.name + ending).stat()
-        except OSError:
+        except OSError:  # not there: a store has a log only while it is written to
             continue
         if seen.st_size:  # reading makes an empty log, and takes it away
             found.append((ending, seen.st_mtime_ns, seen.st_size))

@@ -28,7 +28,7 @@ from previa.show._look import (
 from previa.show._veil import WORDS, Mask, veil
 from previa.show.contours import colour_bar
 from previa.show.pareto import conflicts
-from previa.show.ternary import Scale, filled, mark, scale
+from previa.show.ternary import ON_GRID, Scale, filled, mark, scale
 from previa.study.preference import Preference
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 TASKS = (4, 8)
 WHOLE = 6  # tasks: up to here all pairs have a place in a lower triangle
 MOST, COLUMNS = 12, 4  # pairs of more tasks
+NEARLY_ALL = 0.95  # of the weightings are on the grid: uniform ones may be off it
 FINEST, COARSE = 50, 10  # steps of a grid that is recognised; of cells where weightings are no grid
 CELL = 1.85, 1.82  # inches of one slice, its names included
 LEFT, FREE = 0.3, 1.5  # inches: margin, and what colour bar and key take where no triangle leaves them room
@@ -125,9 +126,8 @@ def cells(land: Landscape, pair: tuple[int, int], steps: int) -> tuple[Array, Ar
 def _steps(alphas: Array) -> tuple[int, bool]:
     """The steps of the grid that nearly all weightings are on, and True; else COARSE, and False."""
     for n in range(1, FINEST + 1):
-        if (np.abs(alphas * n - np.rint(alphas * n)) < 1e-6).all(
-            axis=1
-        ).mean() > 0.95:  # uniform weights may be off it
+        on = (np.abs(alphas * n - np.rint(alphas * n)) < ON_GRID).all(axis=1)
+        if on.mean() > NEARLY_ALL:
             return n, True
     return COARSE, False
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from previa.study import simplex
-from previa.study.preference import Preference
+from previa.study.preference import SLACK, Preference
 from previa.study.preview import Preview
 
 Array = NDArray[np.float64]
@@ -19,7 +19,6 @@ Array = NDArray[np.float64]
 DRAWS = 1000
 LEVEL = 0.95
 BLOCK = 2_000_000  # resampling counts held at once
-SLACK = 64 * float(np.finfo(np.float64).eps)  # of the largest score: the same number summed in another order
 
 
 def means(items: NDArray[np.float32], *, seed: Sequence[int], draws: int = DRAWS) -> Array:

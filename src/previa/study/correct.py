@@ -20,6 +20,7 @@ RULES: tuple[Rule, ...] = ("none", "offset", "process")
 CLEARLY = 1.5  # times: errors of a few runs left out are too noisy to choose by smaller differences
 ENOUGH = 3  # runs: with fewer the errors of runs left out are not compared, and the correction is the offset
 INTERVAL = 1.96  # standard deviations on either side of a mean
+SLACK = 1e-9  # of the largest score: what is added to a preview and taken off again may be off by rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +122,7 @@ def coverage(found: Corrected, truth: Preview) -> float | None:
     if not len(at):
         return None
     rows = [found.preview.index(alpha) for alpha in at]
-    slack = 1e-9 * np.abs(found.preview.scores[rows]).max()
+    slack = SLACK * np.abs(found.preview.scores[rows]).max()
     return float((np.abs(r) <= INTERVAL * found.sd[rows] + slack).mean())
 
 

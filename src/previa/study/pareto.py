@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from previa.errors import InputError
-from previa.study import bootstrap, compare
+from previa.study import compare
 from previa.study.hypervolume import front, hypervolume, missed, share_of_a_draw
+from previa.study.preference import SLACK
 from previa.study.preview import Items, Preview
 from previa.study.quality import snapped
 
@@ -134,7 +135,7 @@ def compare_fronts(
     near = match = None
     if allowed is not None:
         gap = true[None, on_true] - true[:, None]
-        slack = bootstrap.SLACK * np.abs(true).max(axis=0)  # a tolerance of 0.01 allows 0.91 - 0.9
+        slack = SLACK * np.abs(true).max(axis=0)  # a tolerance of 0.01 allows 0.91 - 0.9
         match = (gap <= allowed + slack).all(axis=2)
         near = match.any(axis=1)
     found = on_true if near is None else near

@@ -16,7 +16,9 @@ from previa.study.preview import Preview, metric_weights
 
 Array = NDArray[np.float64]
 
-SLACK = 64 * float(np.finfo(np.float64).eps)  # of the largest score: a floor is not missed by rounding
+SLACK = 64 * float(
+    np.finfo(np.float64).eps
+)  # of the largest score: sums in another order differ by less, and miss no floor
 _NOTHING: Mapping[str, float] = MappingProxyType({})
 
 

@@ -9,7 +9,7 @@ from previa.errors import InputError
 from previa.study import bootstrap, simplex
 from previa.study.bootstrap import Scored
 from previa.study.floors import candidates
-from previa.study.preference import Preference
+from previa.study.preference import SLACK, Preference
 from previa.study.preview import Preview
 
 Array = NDArray[np.float64]
@@ -106,7 +106,7 @@ def interpolated_region(
     value = (1 if kept else -1) * judge(good.scores, good.tasks)
     allowed = candidates(good, preference) if kept else np.ones(len(good), bool)
     at = simplex.nearest(good.alphas, pick)
-    slack = bootstrap.SLACK * float(np.abs(value).max())
+    slack = SLACK * float(np.abs(value).max())
     inside = allowed & (value >= value[at] - (RANGE * np.ptp(value) if within is None else within) - slack)
     inside[at] = True  # the pick was scored, floors and all
     return Region(good.alphas, inside, "surrogate")

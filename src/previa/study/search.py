@@ -34,6 +34,7 @@ RANGE = 0.05  # near-best without per-item scores: within this share of the rang
 SELDOM = (
     1e-3  # floors that every candidate keeps with less than this probability are out of reach, as it seems
 )
+ON_GRID = 1e-9  # of a step: weights that are multiples of it but for rounding are not taken for less
 TIE = 1e-9  # of the largest worth: what differs by less is the same
 PLAIN = Preference()
 
@@ -246,7 +247,7 @@ def _worth(
 def _rounded(alphas: Array, steps: int) -> Array:
     """Weightings [n, T] as whole numbers of steps that sum to ``steps``, by the largest remainders."""
     parts = alphas * steps
-    whole = np.floor(parts + 1e-9)
+    whole = np.floor(parts + ON_GRID)
     left = np.rint(steps - whole.sum(axis=1)).astype(int)
     rank = np.argsort(np.argsort(-(parts - whole), axis=1, kind="stable"), axis=1)
     return np.asarray(whole + (rank < left[:, None]))

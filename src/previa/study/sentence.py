@@ -151,9 +151,23 @@ def _region(r: "Recommendation") -> list[str]:
             text.append(
                 f"Any weighting whose weights differ from the pick's by at most {r.reach:.2g} is as good."
             )
+    text += _edge(r)
     if r.noise:
         text.append(f"Differences up to {r.noise:.2g} are no more than noise of the test items.")
     return text
+
+
+def _edge(r: "Recommendation") -> list[str]:
+    """How far the pick is from where a task has no weight; where it has none, what a preview does not show of that."""
+    bare = tuple(task for task, weight in zip(r.tasks, r.alpha, strict=True) if weight == 0)
+    if not bare:
+        return [f"The simplex's edge, where a task has no weight, is {r.to_edge:.2g} away."]
+    if r.true_score is not None:
+        return []
+    has, it = ("has", "it") if len(bare) == 1 else ("have", "them")
+    return [
+        f"{verdict.listed(bare)} {has} no weight there: a joint run may forget what the merged model keeps of {it}."
+    ]
 
 
 def _others(r: "Recommendation") -> list[str]:

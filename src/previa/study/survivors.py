@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from previa.errors import InputError
 from previa.study import bootstrap, simplex
-from previa.study.preference import Preference
+from previa.study.preference import SLACK, Preference
 from previa.study.preview import Preview
 
 Array = NDArray[np.float64]
@@ -40,7 +40,7 @@ def survivors(
             "number for each item, or score every weighting on all items."
         )
     value, short = preference.value(seen.scores, tasks), preference.shortfall(seen.scores, tasks)
-    slack = bootstrap.SLACK * float(np.abs(value).max())
+    slack = SLACK * float(np.abs(value).max())
     safety = np.empty(len(seen))
     safety[simplex.by_safety(seen.alphas)] = np.arange(len(seen))
     order = np.lexsort((safety, -value, short))

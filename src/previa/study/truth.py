@@ -32,12 +32,11 @@ def true_runs(store: Store) -> Preview | None:
     return Preview(own.tasks, alphas, scores, seconds=own.seconds, provenance=own.provenance)
 
 
-def judged_by(store: Store) -> tuple[Preview | None, str | None]:
-    """The true scores that previews are judged by, and a sentence on what is left out.
+def judged_by(store: Store, every: Preview | None) -> tuple[Preview | None, str | None]:
+    """Of ``every`` true score of a store, those that previews are judged by, and a sentence on what is left out.
 
     ENOUGH joint runs with scores of test items stand alone: numbers that were brought would take the noise of all away.
     """
-    every = true_runs(store)
     if JOINT not in store.methods() or GIVEN not in store.methods():
         return every, None
     own = store.preview(JOINT)

@@ -14,7 +14,7 @@ from previa.study.floors import candidates
 from previa.study.preference import Preference
 from previa.study.preview import Preview
 from previa.study.recommend import recommend
-from previa.study.surrogate import gaussian_process
+from previa.study.surrogate import interpolated
 
 Array = NDArray[np.float64]
 Alpha = tuple[float, ...]
@@ -131,7 +131,7 @@ def validated(
         raise InputError("validated: expected at least one true run and one previewed weighting. Found none.")
     tasks, wish = truth.tasks, preference or Preference()
     wish.check(tasks)
-    seen, interpolated = previewed_at(preview, truth.alphas)
+    seen, between = previewed_at(preview, truth.alphas)
     true, mine = wish.value(truth.scores, tasks), wish.value(seen, tasks)
     pick, best = _best(seen, truth.alphas, wish, tasks), _best(truth.scores, truth.alphas, wish, tasks)
     short = wish.shortfall(truth.scores, tasks)
@@ -140,7 +140,7 @@ def validated(
     runs = tuple(
         Run(
             tuple(truth.alphas[b].tolist()), float(true[b]), float(mine[b]),
-            _by_task(tasks, truth.scores[b]), _by_task(tasks, seen[b]), bool(interpolated[b]),
+            _by_task(tasks, truth.scores[b]), _by_task(tasks, seen[b]), bool(between[b]),
         )
         for b in quality.ranking(true, truth.alphas)
     )  # fmt: skip
@@ -168,7 +168,7 @@ def previewed_at(preview: Preview, alphas: Array) -> tuple[Array, NDArray[np.boo
     missing = np.array([row is None for row in rows], dtype=bool)
     for i in np.flatnonzero(missing):
         near = np.argsort(np.linalg.norm(preview.alphas - alphas[i], axis=1), kind="stable")[:NEIGHBOURS]
-        found[i] = gaussian_process(preview.alphas[near], preview.scores[near]).predict(alphas[i])[0][0]
+        found[i] = interpolated(preview.rows(near), alphas[i]).preview.scores[0]
     return found, missing
 
 
