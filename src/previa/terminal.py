@@ -100,7 +100,7 @@ def advice(results: Any) -> None:
 def bars(quiet: bool) -> Iterator[Progress]:
     """progress(what, done, total): bars with the time left, or a line when a piece of work is done."""
     if quiet:
-        yield _line
+        yield _lines()
         return
     from rich.console import Console
     from rich.progress import (
@@ -131,9 +131,18 @@ def bars(quiet: bool) -> Iterator[Progress]:
         yield show
 
 
-def _line(what: str, done: int, total: int) -> None:
-    if done == total:
-        click.echo(f"{_named(what)}: {done} of {total}", err=True)
+def _lines() -> Progress:
+    """A line when a piece of work is done; said again, as by a search whose last second has several evaluations, it is not."""
+    said = ""
+
+    def tell(what: str, done: int, total: int) -> None:
+        nonlocal said
+        line = f"{_named(what)}: {done} of {total}"
+        if done == total and line != said:
+            click.echo(line, err=True)
+            said = line
+
+    return tell
 
 
 def _named(what: str) -> str:
