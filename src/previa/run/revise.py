@@ -189,9 +189,10 @@ def _seconds(
         kept = sum(row.method == JOINT for row in rows)
         wanted = math.comb(study.truth.steps + T - 1, T - 1)
         timed = [float(s) for s in old.preview(JOINT).stats["seconds"]] if JOINT in old.methods() else []
-        found[f"joint runs of [truth], of {wanted} at most {max(0, wanted - kept)}"] = (
-            max(0, wanted - kept) * float(np.mean(timed)) if timed else None
-        )
+        if left_to_train := max(0, wanted - kept):
+            found[f"up to {left_to_train} of {wanted} joint runs of [truth]"] = (
+                left_to_train * float(np.mean(timed)) if timed else None
+            )
     return found
 
 
