@@ -99,7 +99,7 @@ const curves = () => {
     key: chosen.key,
     truth: false,
     alphas: chosen.alphas,
-    label: `${chosen.label}${truth && truth !== chosen ? " (blue) beside the truth (black)" : ""}`,
+    label: `${chosen.label}${truth && truth !== chosen ? " (blue) beside the truth (thin)" : ""}`,
   };
   return { node: framed(named, root, `; grey: the other methods${half ? `; shaded: ± ${wide(half)}` : ""}`), marks };
 };
