@@ -144,7 +144,7 @@ const beforeAfter = ([before, after]) => {
       ),
     }),
   );
-  const label = `${named(before)} (grey), ${named(after)} (blue)${truth ? ", the truth (black)" : ""}`;
+  const label = `${named(before)} (grey), ${named(after)} (blue)${truth ? ", the truth (thin)" : ""}`;
   return el(
     "figure",
     { "data-pair": after },
